@@ -1,0 +1,268 @@
+"""A trained router on disk: data only, versioned, checked.
+
+A bundle is a folder named after its version. `manifest.json` names every other file with its size and SHA-256, and ends
+with its own digest; it is written in one canonical form, so that any changed byte is seen. Loading inspects everything
+(size, digest, format, shapes) before it constructs anything, and runs no code from the files.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import BundleError
+from model.router import Router, Target
+from model.scoring import Rows
+
+FORMAT: Final = 1  # raise it when old code could misread new files; keep a reader for each older number
+MANIFEST = "manifest.json"
+ARRAYS = "arrays.npz"
+SETTINGS = "router.json"
+METRICS = "metrics.json"
+CARD = "MODEL_CARD.md"
+CHAMPION = "champion"
+
+LARGEST_MANIFEST = 1 << 20
+LARGEST_FILE = 4 << 30
+_VERSION = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ-[0-9a-f]{4,16}")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_SHAPES: dict[str, tuple[str, int]] = {  # array: dtype, dimensions
+    "keys": ("<u8", 1), "places": ("<i4", 1), "values": ("<f4", 2), "bias": ("<f4", 1)
+}  # fmt: skip
+
+
+def save(router: Router, folder: Path, facts: dict[str, Any], extra: dict[str, bytes]) -> Path:
+    """Write `router` to ``folder/<its version>`` and return that path. It appears whole or not at all.
+
+    `facts` go into the manifest (data and settings digests, library versions, metrics); `extra` are further files.
+    Raises BundleError where the version is there already.
+    """
+    home = folder / router.version
+    if home.exists():
+        raise BundleError(f"{home}: there is a bundle of this version already")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = router.rows
+    packed = BytesIO()
+    np.savez(packed, keys=rows.keys, places=rows.places, values=rows.values, bias=router.bias)
+    settings = {
+        "targets": [asdict(target) for target in router.targets],
+        "languages": asdict(router.languages) if router.languages else None,
+        "only_language": router.only_language,
+        "least_known": router.least_known,
+        "text_columns": router.text_columns,
+    }
+    files = {ARRAYS: packed.getvalue(), SETTINGS: canonical(settings), **extra}
+    manifest = facts | {
+        "format": FORMAT,
+        "version": router.version,
+        "targets": {target.name: list(target.labels) for target in router.targets},
+        "files": {name: {"bytes": len(data), "sha256": _digest(data)} for name, data in sorted(files.items())},
+    }
+    manifest["digest"] = _digest(canonical(manifest))
+    files[MANIFEST] = canonical(manifest)
+    making = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
+    try:
+        for name, data in files.items():
+            write(making / name, data)
+        making.chmod(0o755)
+        making.rename(home)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+    _sync_folder(folder)
+    return home
+
+
+def find(model: Path) -> Path:
+    """The version folder that `model` names: itself, or the champion of a folder of versions. Raises BundleError."""
+    if (model / MANIFEST).is_file():
+        return model
+    try:
+        version = (model / CHAMPION).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"{model}: neither a bundle ({MANIFEST}) nor a folder of bundles with a {CHAMPION} file; train one with `pointsman train`"
+        ) from error
+    if not _VERSION.fullmatch(version):
+        raise BundleError(f"{model / CHAMPION}: does not hold the name of a version")
+    return model / version
+
+
+def promote(folder: Path, version: str) -> None:
+    """Make `version` the champion of `folder`, atomically."""
+    write(folder / CHAMPION, version.encode("ascii") + b"\n")
+    _sync_folder(folder)
+
+
+def load(home: Path) -> Router:
+    """The router in the version folder `home`. Raises BundleError, with the file and what is wrong with it."""
+    return load_with_manifest(home)[0]
+
+
+def load_with_manifest(home: Path) -> tuple[Router, dict[str, Any]]:
+    """The router in `home` and its manifest, everything checked before it is opened."""
+    manifest = _inspect_manifest(home)
+    contents = {name: _inspect(home, name, entry) for name, entry in manifest["files"].items()}
+    for name in (ARRAYS, SETTINGS):
+        if name not in contents:
+            raise BundleError(f"{home / MANIFEST}: names no {name}")
+    try:
+        settings = json.loads(contents[SETTINGS])
+        router = Router(
+            targets=tuple(_target(entry) for entry in settings["targets"]),
+            languages=_target(settings["languages"]) if settings["languages"] else None,
+            only_language=settings["only_language"],
+            least_known=float(settings["least_known"]),
+            text_columns=tuple(settings["text_columns"]),
+            version=manifest["version"],
+            **_arrays(home / ARRAYS, contents[ARRAYS]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{home / SETTINGS}: not the settings of a router: {type(error).__name__}") from error
+    _check(home, router)
+    return router, manifest
+
+
+def canonical(value: Any) -> bytes:
+    """JSON in the one form in which this module writes it."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a whole file or none of it, and only return once it is on the disk."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read(path: Path, most: int) -> bytes:
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(f"{path}: missing, or not a regular file")
+        if path.stat().st_size > most:
+            raise BundleError(f"{path}: larger than the {most} bytes it may have")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _inspect_manifest(home: Path) -> dict[str, Any]:
+    path = home / MANIFEST
+    raw = _read(path, LARGEST_MANIFEST)
+    try:
+        manifest = json.loads(raw)
+        same = isinstance(manifest, dict) and canonical(manifest) == raw
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: not JSON") from error
+    if not same:
+        raise BundleError(f"{path}: not in the form in which it was written")
+    if manifest.get("format") != FORMAT:
+        raise BundleError(f"{path}: format {manifest.get('format')!r}; this program reads format {FORMAT}")
+    digest = manifest.pop("digest", None)
+    if digest != _digest(canonical(manifest)):
+        raise BundleError(f"{path}: its digest does not match its content")
+    if not _VERSION.fullmatch(str(manifest.get("version"))):
+        raise BundleError(f"{path}: names no version")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+        for entry in files.values()
+    ):
+        raise BundleError(f"{path}: lists its files wrongly")
+    for name in files:
+        if not _FILE.fullmatch(name) or name == MANIFEST:
+            raise BundleError(f"{path}: names a file that is not a plain name in this folder")
+    return manifest
+
+
+def _inspect(home: Path, name: str, entry: dict[str, Any]) -> bytes:
+    path = home / name
+    size = path.stat().st_size if path.is_file() else -1
+    if size != entry["bytes"]:
+        raise BundleError(f"{path}: {'missing' if size < 0 else f'{size} bytes'}, expected {entry['bytes']} bytes")
+    data = _read(path, LARGEST_FILE)
+    if _digest(data) != entry["sha256"]:
+        raise BundleError(f"{path}: its SHA-256 differs from the manifest's; the file was changed or damaged")
+    return data
+
+
+def _arrays(path: Path, data: bytes) -> dict[str, Any]:
+    """The four arrays, each with its header held against the bytes that are there before memory is asked for."""
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as packed:
+            for name, (dtype, dimensions) in _SHAPES.items():
+                info = packed.getinfo(f"{name}.npy")
+                if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(data):
+                    raise BundleError(f"{path}: {name} is packed in a way that could swell")
+                with packed.open(info) as member:
+                    version = np.lib.format.read_magic(member)
+                    if version != (1, 0):
+                        raise BundleError(f"{path}: {name} has an array header of another version")
+                    shape, _, kind = np.lib.format.read_array_header_1_0(member)
+                    said = math.prod(shape) * kind.itemsize
+                    if kind.str != dtype or len(shape) != dimensions or said + member.tell() != info.file_size:
+                        raise BundleError(f"{path}: {name} is not the array that it should be")
+        with np.load(BytesIO(data), allow_pickle=False) as loaded:
+            arrays = {name: np.ascontiguousarray(loaded[name]) for name in _SHAPES}
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise BundleError(f"{path}: not a file of arrays: {type(error).__name__}") from error
+    rows = Rows(arrays["keys"], arrays["places"], arrays["values"])
+    return {"rows": rows, "bias": arrays["bias"]}
+
+
+def _target(entry: dict[str, Any]) -> Target:
+    return Target(**entry | {"labels": tuple(entry["labels"]), "offsets": tuple(entry["offsets"])})
+
+
+def _check(home: Path, router: Router) -> None:
+    """The arrays fit each other and the targets; the compiled loops trust them without looking."""
+    rows, columns = router.rows, len(router.bias)
+    slots = len(rows.keys)
+    heads = [*router.targets, *([router.languages] if router.languages else [])]
+    covered = sorted(k for head in heads for k in range(head.first, head.first + len(head.labels)))
+    sound = (
+        slots == len(rows.places)
+        and slots > 0
+        and slots & (slots - 1) == 0
+        and rows.values.shape[1] == columns + 1
+        and rows.places.min() == -1  # an empty slot ends every search
+        and rows.places.max() < len(rows.values)
+        and bool(np.isfinite(rows.values).all() and np.isfinite(router.bias).all())
+        and covered == list(range(columns))
+        and all(len(head.offsets) == len(head.labels) >= 2 and head.name for head in heads)
+        and len(router.text_columns) in (1, 2)
+    )
+    if not sound:
+        raise BundleError(f"{home}: the arrays and the settings do not fit each other")

@@ -1,0 +1,362 @@
+"""The front door: the `pointsman` command, one thin subcommand for each thing the program does."""
+
+import json
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from training.rows import BadRow, Row
+    from training.table import Problem
+
+BATCH = 1024  # tickets classified together by `classify`
+PROBLEMS_SHOWN = 10
+
+# What is imported inside the subcommands is slow to import and not needed by the others.
+
+
+def _refuse(message: object) -> NoReturn:
+    click.echo(f"pointsman: {message}", err=True)
+    raise SystemExit(2)
+
+
+class _Seconds(click.ParamType[float]):
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip().lower()
+        factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
+        try:
+            seconds = float(text[:-1]) * factor if factor else float(text)
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds < float("inf"):
+            self.fail(f"{value!r} is not a time; expected 60s, 5m or 1h", param, ctx)
+        return seconds
+
+
+def _pairs(option: str, values: tuple[str, ...], *, alone: bool = False) -> dict[str, str]:
+    """NAME=VALUE options as a dictionary; with `alone`, NAME stands for NAME=NAME."""
+    pairs = {}
+    for value in values:
+        name, sign, rest = value.partition("=")
+        if not name.strip() or not (rest.strip() if sign else alone):
+            raise click.BadParameter(f"{value!r}: expected NAME=VALUE", param_hint=option)
+        pairs[name.strip()] = rest.strip() or name.strip()
+    return pairs
+
+
+def _share(option: str, text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise click.BadParameter(f"{text!r} is not a share between 0 and 1", param_hint=option)
+    return share
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="pointsman")
+def main() -> None:
+    """Pointsman reads a support ticket in any language: is it a real incident or a request for advice, which department
+    owns it, and how sure is that.
+
+    \b
+    pointsman train data/tickets/*.jsonl          learn a router from a table of tickets
+    pointsman serve                               answer POST /classify with it
+    """
+
+
+_table_options: list[Callable[[Any], Any]] = [
+    click.option("--text", metavar="COLUMN[,COLUMN]", help="Columns of the text: one, or subject and body. [default: subject,body]"),
+    click.option("--target", "targets", multiple=True, metavar="NAME[=COLUMN]", help="What to learn, and its column. [default: kind, department]"),
+    click.option("--database", envvar="POINTSMAN_DATABASE_URL", metavar="URL", help="Where a .sql file's query is run."),
+]
+
+
+def _with_table(command: Any) -> Any:
+    for option in reversed(_table_options):
+        command = option(command)
+    return command
+
+
+@main.command(epilog="Example: pointsman train history.csv --text title,description --target department=queue --test later.csv")
+@click.argument("files", nargs=-1, required=True)
+@_with_table
+@click.option("--out", default="models", show_default=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of bundles.")
+@click.option("--test", "tests", multiple=True, metavar="FILE", help="A table to judge the finished router on.")
+@click.option("--encoder", default="auto", show_default=True, help="auto, none, or the name of an encoder for the deep path.")
+@click.option("--budget", default="60s", show_default=True, type=_Seconds(), help="Time that the search over settings may take.")
+@click.option("--language", metavar="TAG", help="The language of tickets that name none.")
+@click.option("--prior", "priors", multiple=True, metavar="TARGET=LABEL:SHARE", help="The mix at the door, where it differs from the table's.")
+@click.option("--promise", "promises", multiple=True, metavar="TARGET=PRECISION", help="The precision that routing without a person must keep.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--strict", is_flag=True, help="Refuse the table where any row has a problem.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def train(
+    files: tuple[str, ...], text: str | None, targets: tuple[str, ...], database: str | None, out: Path, tests: tuple[str, ...],
+    encoder: str, budget: float, language: str | None, priors: tuple[str, ...], promises: tuple[str, ...], seed: int, strict: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Learn a router from tables of tickets (CSV, JSON Lines, Parquet, .gz too; a .sql query; - is JSON Lines on standard
+    input) and write it as a bundle below --out."""
+    from model.errors import ModelError
+    from model.language import normalise
+    from model.taxonomy import load_taxonomy
+    from training import card
+    from training.errors import TrainingError
+    from training.evaluate import evaluate as judge
+    from training.fit import Settings, fit
+    from training.table import read_table
+
+    columns = tuple(part.strip() for part in text.split(",")) if text else None
+    wanted = _pairs("--target", targets, alone=True) or None
+    if language is not None and normalise(language) is None:
+        raise click.BadParameter(f"{language!r} is not a BCP 47 language tag, such as fr or pt-BR", param_hint="--language")
+    if encoder not in ("auto", "none"):
+        _refuse(f"--encoder {encoder}: no such encoder is installed; auto and none use the fast path alone")
+    shares: dict[str, dict[str, float]] = {}
+    for target, value in (pair for prior in priors for pair in _pairs("--prior", (prior,)).items()):
+        label, _, share = value.rpartition(":")
+        shares.setdefault(target, {})[label] = _share("--prior", share)
+    promised = {name: _share("--promise", value) for name, value in _pairs("--promise", promises).items()}
+    settings = Settings(promised, shares, normalise(language) if language else None, budget, seed)
+    try:
+        taxonomy = load_taxonomy()
+        table = read_table(files, text=columns, targets=wanted, database=database, strict=strict)
+        _show_problems(table.problems)
+        # The test table is read first, so that a mistake in its name does not cost a training run.
+        unseen = read_table(tests, text=table.text_columns, targets=wanted, database=database, for_training=False) if tests else None
+        if encoder == "auto":
+            click.echo("The fast path alone: no encoder is installed.", err=True)
+        with _progress() as progress:
+            trained = fit(table, settings, taxonomy, progress)
+        test = judge(trained.router, unseen) if unseen else None
+        home = card.save(trained, table, settings, out, test)
+    except (TrainingError, ModelError) as error:
+        _refuse(error)
+    champion = (out / "champion").read_text(encoding="ascii").strip() == home.name
+    if as_json:
+        click.echo(json.dumps({"version": home.name, "champion": champion, "cross_validation": trained.metrics, "test": test}))
+        return
+    _show_figures(trained.metrics, "by cross-validation")
+    if test:
+        _show_figures(test, "on the test table")
+    status = "the champion" if champion else "a candidate until it is promoted"
+    click.echo(f"{home} is {status}; its card: {home / 'MODEL_CARD.md'}")
+
+
+@main.command(epilog="Example: pointsman evaluate models later.csv")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True)
+@_with_table
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def evaluate(model: Path, files: tuple[str, ...], text: str | None, targets: tuple[str, ...], database: str | None, as_json: bool) -> None:
+    """Judge a router on tables of tickets that it never saw: quality per target, language and label, calibration, and
+    coverage at the promised precision."""
+    from model import bundle
+    from model.errors import ModelError
+    from training.errors import TrainingError
+    from training.evaluate import evaluate as judge
+    from training.table import read_table
+
+    try:
+        router = bundle.load(bundle.find(model))
+        columns = tuple(part.strip() for part in text.split(",")) if text else router.text_columns
+        table = read_table(files, text=columns, targets=_pairs("--target", targets, alone=True) or None, database=database, for_training=False)
+        _show_problems(table.problems)
+        figures = judge(router, table)
+        if not figures["targets"]:
+            _refuse(f"the table has none of the router's targets ({', '.join(t.name for t in router.targets)}); name its columns with --target")
+    except (TrainingError, ModelError) as error:
+        _refuse(error)
+    if as_json:
+        click.echo(json.dumps({"version": router.version} | figures))
+    else:
+        _show_figures(figures, f"of {router.version}", languages=True)
+
+
+@main.command(epilog="Example: pointsman classify --model models tickets.csv --output decisions.jsonl")
+@click.option("--model", default="models", show_default=True, type=click.Path(path_type=Path), help="A bundle, or a folder of bundles.")
+@click.argument("source", metavar="[IN|-]", default="-")
+@click.option("--output", default="-", help="File to write; - is standard output. [default: -]")
+@click.option("--explain", is_flag=True, help="Say which words pulled each answer.")
+@click.option("--database", envvar="POINTSMAN_DATABASE_URL", metavar="URL", help="Where a .sql file's query is run.")
+def classify(model: Path, source: str, output: str, explain: bool, database: str | None) -> None:
+    """Decide each ticket of a table: one JSON line a row, in order, in constant memory. A row that fails gives a line with
+    its error, and exit status 1."""
+    import orjson
+
+    from model import bundle, policy
+    from model.decision import Ticket, decide
+    from model.errors import ModelError
+    from training import rows
+    from training.errors import TrainingError
+
+    failed = 0
+    try:
+        router = bundle.load(bundle.find(model))
+        rules = policy.load_policy(_setting_path("POINTSMAN_POLICY"))
+        with _output(output) as out, _progress() as progress:
+            done = 0
+            for batch in _batches(rows.read(source, database)):
+                tickets: list[Ticket] = []
+                lines: list[dict[str, Any]] = []
+                places = []
+                for row in batch:
+                    line, ticket = _as_ticket(row, router.text_columns)
+                    if ticket:
+                        places.append(len(lines))
+                        tickets.append(ticket)
+                    lines.append(line)
+                for place, decision in zip(places, decide(router, rules, tickets, explain=explain), strict=True):
+                    lines[place] |= decision  # type: ignore[arg-type]
+                failed += len(lines) - len(tickets)
+                out.write(b"\n".join(map(orjson.dumps, lines)) + b"\n")
+                done += len(lines)
+                progress("classifying", done, 0)
+    except (TrainingError, ModelError) as error:
+        _refuse(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
+    if failed:
+        click.echo(f"pointsman: {failed} rows failed; each has a line with its error", err=True)
+        raise SystemExit(1)
+
+
+@main.command(epilog="Example: pointsman serve --model models --port 8000")
+@click.option("--model", default="models", show_default=True, type=click.Path(path_type=Path), help="A bundle, or a folder of bundles.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
+def serve(model: Path, host: str, port: int, workers: int) -> None:
+    """Answer POST /classify over HTTP, and show the try-it page, with the champion of --model."""
+    from model.errors import ModelError
+    from service.run import run
+
+    try:
+        run(model, host, port, workers)
+    except ModelError as error:
+        _refuse(error)
+
+
+def _as_ticket(row: "Row | BadRow", columns: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
+    """The beginning of a row's line, and its ticket; None where the row fails."""
+    from model.decision import Ticket
+    from training.rows import BadRow, text_of
+
+    if isinstance(row, BadRow):
+        return {"id": None, "error": {"code": "bad_row", "message": row.why}}, None
+    line = {"id": row["id"]} if row.get("id") is not None else {"id": None}
+    subject, body = text_of(row, columns)
+    if not subject.strip() and not body.strip():
+        expected = " and ".join(columns)
+        return line | {"error": {"code": "no_text", "message": f"no text in {expected}"}}, None
+    told = row.get("language")
+    return line, Ticket(
+        subject,
+        body,
+        told if isinstance(told, str) else None,
+        *(None if row.get(name) is None else str(row[name]) for name in ("channel", "declared_kind", "customer_tier", "country")),
+    )
+
+
+def _batches(rows: "Iterator[Row | BadRow]") -> Iterator[list[Any]]:
+    while batch := list(islice(rows, BATCH)):
+        yield batch
+
+
+@contextmanager
+def _output(name: str) -> Iterator[IO[bytes]]:
+    """Where to write: standard output, an existing pipe or device in place, or a regular file that appears whole or not."""
+    if name == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = Path(name)
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        with path.open("wb") as out:
+            yield out
+        return
+    try:
+        handle, making = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    except OSError as error:
+        _refuse(f"{path}: cannot be written: {error.strerror}")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            yield out
+        os.chmod(making, 0o644)
+        os.replace(making, path)
+    except BaseException:
+        Path(making).unlink(missing_ok=True)
+        raise
+
+
+def _setting_path(name: str) -> Path | None:
+    value = os.environ.get(name)
+    return Path(value) if value else None
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on a terminal, silence elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda stage, done, of: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    shown = TextColumn("{task.description:<28}"), BarColumn(), TextColumn("{task.completed:>9,.0f}"), TimeElapsedColumn()
+    with Progress(*shown, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("starting", total=None)
+        yield lambda stage, done, of: bars.update(task, description=stage, completed=done, total=of or None)
+
+
+def _show_problems(problems: "list[Problem]") -> None:
+    for problem in problems[:PROBLEMS_SHOWN]:
+        click.echo(f"{problem.source}, ticket {problem.row}: {problem.problem}", err=True)
+    if len(problems) > PROBLEMS_SHOWN:
+        click.echo(f"... and {len(problems) - PROBLEMS_SHOWN} further problems", err=True)
+
+
+def _show_figures(figures: dict[str, Any], title: str, *, languages: bool = False) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    table = Table(title=f"{figures['tickets']} tickets, {title}", title_justify="left")
+    for column in ("target", "tickets", "accuracy", "95% interval", "majority", "macro-F1", "calib. error", "promise", "covered", "kept"):
+        table.add_column(column, justify="left" if column == "target" else "right")
+    for name, f in figures["targets"].items():
+        if not f["n"]:
+            continue
+        groups = [(name, f["accuracy"], f["majority"]["accuracy"], f)]
+        if languages and len(f["languages"]) > 1:
+            groups += [(f"  {code}", own, own["majority"], None) for code, own in f["languages"].items()]
+        for group, share, majority, whole in groups:
+            low, high = share["interval"]
+            cells = [group, str(share["n"]), f"{share['share']:.3f}", f"{low:.3f}-{high:.3f}", f"{majority:.3f}"]
+            if whole:
+                promise = whole["promise"]
+                kept = promise["observed"]["share"]
+                cells += [f"{whole['macro_f1']:.3f}", f"{whole['calibration_error']:.3f}", f"{promise['precision']:.2f}",
+                          f"{promise['coverage']['share']:.2f}", "-" if kept is None else f"{kept:.3f}"]  # fmt: skip
+            table.add_row(*cells)
+    console.print(table)
+    for f in figures["targets"].values():
+        for label, protected in f.get("protected", {}).items():
+            recall, possible = protected["recall"], protected["recall_with_possible"]
+            click.echo(f"recall of {label}: {recall['share']} {recall['interval']}, with those held back as possible {possible['share']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""From scores to probabilities that mean what they say, and from probabilities to thresholds that keep a promise."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+from scipy.stats import beta
+
+RIDGE = 5.0  # on the offsets: with few tickets they stay near 0 and only the sharpness is fitted
+RISK = 0.1  # the chance, over the draw of tickets, that a promise made on them does not hold
+STEPS = 20  # thresholds tried
+
+
+def fit(scores: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
+    """Sharpness a and offsets b of ``softmax(a * score + b)`` by maximum likelihood on held-out scores.
+
+    Temperature scaling with a shift for each label (Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural
+    networks", 2017: vector scaling with one common slope). `scores` (tickets, labels); `codes` (tickets,), -1 left out.
+    """
+    labelled = codes >= 0
+    z, y = scores[labelled].astype(float), codes[labelled]
+    n, k = z.shape
+    if not n:
+        return 1.0, np.zeros(k)
+    picked = np.zeros((n, k))
+    picked[np.arange(n), y] = 1
+
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        a, b = np.exp(parameters[0]), parameters[1:]
+        logits = a * z + b
+        total = logsumexp(logits, axis=1)
+        gap = np.exp(logits - total[:, None]) - picked
+        value = (total - logits[np.arange(n), y]).sum() + 0.5 * RIDGE * b @ b
+        return value, np.concatenate([[(gap * z).sum() * a], gap.sum(axis=0) + RIDGE * b])
+
+    found = minimize(loss, np.concatenate([[np.log(3.0)], np.zeros(k)]), jac=True, method="L-BFGS-B",
+                     bounds=[(-3, 5)] + [(-5, 5)] * k)  # fmt: skip
+    return float(np.exp(found.x[0])), found.x[1:]
+
+
+def lower_bound(right: int, of: int, risk: float) -> float:
+    """The share that `right` of `of` shows with confidence 1 - `risk` (Clopper and Pearson, 1934, one-sided)."""
+    return float(beta.ppf(risk, right, of - right + 1)) if right else 0.0
+
+
+def promise_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], promise: float) -> float | None:
+    """The lowest confidence from which at least `promise` of the answers are right, with probability 1 - `RISK`.
+
+    `STEPS` thresholds at even steps of coverage; each is held to a Clopper-Pearson bound at ``RISK / STEPS`` (Bonferroni), so
+    the one chosen keeps the promise however it is chosen. None where none does.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    correct = np.cumsum(right[order])
+    best = None
+    for step in range(1, STEPS + 1):
+        covered = max(1, round(len(order) * step / STEPS)) if len(order) else 0
+        if covered and lower_bound(int(correct[covered - 1]), covered, RISK / STEPS) >= promise:
+            best = float(confidence[order[covered - 1]])
+    return best
+
+
+def protect_threshold(probability: NDArray[np.float64], recall: float) -> float:
+    """The highest probability of a label from which at least `recall` of its tickets are found, with probability 1 - `RISK`
+    (Clopper-Pearson); 0 where they are too few to tell. `probability`: of the label, for the tickets that have it."""
+    ascending = np.sort(probability)
+    n = len(ascending)
+    missed = -1
+    while missed + 1 < n and lower_bound(n - (missed + 1), n, RISK) >= recall:
+        missed += 1
+    return float(ascending[missed]) if missed >= 0 else 0.0
+
+
+def shift(codes: NDArray[np.int64], labels: tuple[str, ...], prior: dict[str, float]) -> NDArray[np.float64]:
+    """What to add to the offsets so that the probabilities fit the mix at the door: ``log(prior / share in training)``.
+
+    Saerens, Latinne and Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities" (2002). Labels
+    that `prior` does not name share the rest as they do in training.
+    """
+    share = np.maximum(np.bincount(codes[codes >= 0], minlength=len(labels)), 0.5)
+    share = share / share.sum()
+    named = np.array([label in prior for label in labels])
+    wanted = np.array([prior.get(label, 0.0) for label in labels])
+    rest = share[~named]
+    wanted[~named] = (1 - wanted.sum()) * rest / rest.sum() if rest.size else 0.0
+    return np.log(np.maximum(wanted, 1e-6)) - np.log(share)

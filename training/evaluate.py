@@ -1,0 +1,137 @@
+"""How good: per target, language and label, with the majority baseline beside every score and an interval around it."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from model.router import Router, Target
+from training.table import TicketTable
+
+_BINS = 15
+_BATCH = 4096
+
+
+def interval(right: int, of: int, confidence: float = 0.95) -> list[float]:
+    """The interval of a share (Wilson, 1927): [low, high], [0, 1] where there is nothing to go by."""
+    if not of:
+        return [0.0, 1.0]
+    z = float(norm.ppf(0.5 + confidence / 2))
+    share = right / of
+    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * np.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return [round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4)]
+
+
+def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Expected calibration error: the mean gap between confidence and accuracy over `_BINS` bins of as many tickets each
+    (Nixon et al., "Measuring calibration in deep learning", 2019: adaptive bins)."""
+    if not len(confidence):
+        return 0.0
+    order = np.argsort(confidence, kind="stable")
+    return float(sum(abs(right[bin_].sum() - confidence[bin_].sum()) for bin_ in np.array_split(order, _BINS)) / len(order))
+
+
+def judge(
+    target: Target, probabilities: NDArray[np.float64], codes: NDArray[np.int64], languages: list[str]
+) -> dict[str, Any]:
+    """The figures of one target.
+
+    `probabilities` (tickets, labels), made without having seen the tickets; `codes` (tickets,) the right labels, -1 where
+    there is none, or one that the router does not know (counted as wrong where it has a name: see `unknown`).
+    """
+    which = np.flatnonzero(codes >= 0)
+    n = len(which)
+    if not n:
+        return {"n": 0}
+    right_codes, p = codes[which], probabilities[which]
+    guess = p.argmax(axis=1)
+    confidence = p[np.arange(n), guess]
+    right = guess == right_codes
+    labels = np.arange(len(target.labels))
+    precision, recall, f1, support = precision_recall_fscore_support(right_codes, guess, labels=labels, zero_division=0.0)
+    present = support > 0
+    biggest = int(support.argmax())
+    covered = confidence >= (2.0 if target.threshold is None else target.threshold)
+    figures: dict[str, Any] = {
+        "n": n,
+        "accuracy": share(right),
+        "macro_f1": round(float(f1[present].mean()), 4),
+        "majority": {"label": target.labels[biggest], "accuracy": round(support[biggest] / n, 4)},
+        "calibration_error": round(calibration_error(confidence, right), 4),
+        "log_loss": round(float(-np.log(np.maximum(p[np.arange(n), right_codes], 1e-12)).mean()), 4),
+        "promise": {
+            "precision": target.promise,
+            "threshold": target.threshold,
+            "coverage": share(covered),
+            "observed": share(right[covered]),
+        },
+        "labels": {
+            name: {
+                "support": int(support[k]),
+                "precision": round(float(precision[k]), 4),
+                "recall": round(float(recall[k]), 4),
+                "recall_interval": interval(int(((guess == k) & (right_codes == k)).sum()), int(support[k])),
+                "f1": round(float(f1[k]), 4),
+            }
+            for k, name in enumerate(target.labels)
+        },
+        "confusion": confusion_matrix(right_codes, guess, labels=labels).tolist(),
+    }
+    if target.protect:
+        figures["protected"] = {
+            label: _protected(p[:, target.labels.index(label)], guess, right_codes, target.labels.index(label), limit)
+            for label, limit in target.protect.items()
+        }
+    figures["languages"] = {
+        code or "?": _language(right[own], right_codes[own])
+        for code in sorted({languages[i] for i in which})
+        for own in [np.array([languages[i] == code for i in which])]
+    }
+    return figures
+
+
+def evaluate(router: Router, table: TicketTable) -> dict[str, Any]:
+    """The figures of `router` on a table it never saw: ``{"tickets", "targets": {name: figures}, "language": figures}``."""
+    probabilities: dict[str, list[NDArray[np.float64]]] = {target.name: [] for target in router.targets}
+    guessed: list[str] = []
+    for start in range(0, len(table), _BATCH):
+        answers = router.answer(table.texts[start : start + _BATCH])
+        guessed += [code for code, _ in answers.languages]
+        for name, p in answers.probabilities.items():
+            probabilities[name].append(p)
+    figures: dict[str, Any] = {"tickets": len(table), "targets": {}}
+    for target in router.targets:
+        if target.name in table.labels:
+            codes = table.codes(target.name, target.labels)
+            judged = judge(target, np.concatenate(probabilities[target.name]), codes, table.languages)
+            strange = sorted(set(table.labels[target.name]) - {""} - set(target.labels))
+            figures["targets"][target.name] = judged | {"unknown_labels": strange}
+    said = [(told, guess) for told, guess in zip(table.languages, guessed, strict=True) if told]
+    if said:
+        figures["language"] = share(np.array([told == guess for told, guess in said]))
+    return figures
+
+
+def share(right: NDArray[np.bool_]) -> dict[str, Any]:
+    """The share of right answers, its interval and how many there are: ``{"share", "interval", "n"}``."""
+    hits, n = int(right.sum()), len(right)
+    return {"share": round(hits / n, 4) if n else None, "interval": interval(hits, n), "n": n}
+
+
+def _protected(
+    probability: NDArray[np.float64], guess: NDArray[np.int64], codes: NDArray[np.int64], label: int, limit: float
+) -> dict[str, Any]:
+    """Recall of a protected label: decided, and decided or held back from being routed as something else."""
+    real = codes == label
+    return {
+        "recall": share((guess == label)[real]),
+        "recall_with_possible": share(((guess == label) | (probability >= limit))[real]),
+        "threshold": round(limit, 4),
+    }
+
+
+def _language(right: NDArray[np.bool_], codes: NDArray[np.int64]) -> dict[str, Any]:
+    return share(right) | {"majority": round(int(np.bincount(codes).max()) / len(codes), 4)}

@@ -1,0 +1,254 @@
+"""History in, router out: features, classifiers, calibration, thresholds, and an honest figure for each.
+
+Every ticket is scored once by classifiers that saw neither it nor its near-duplicates (cross-validation); calibration,
+thresholds and figures stand on those scores. The router that serves is then learned from all tickets.
+"""
+
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+
+from model.router import Router, Target
+from model.taxonomy import Taxonomy
+from training import calibrate, duplicates, languages, solver
+from training.errors import TrainingError
+from training.evaluate import judge, share
+from training.features import LEAST_DOCUMENTS, Features, TermCounts
+from training.split import Fold, folds
+from training.table import TicketTable
+
+COSTS = (0.5, 1.0, 2.0)  # of a margin missed; the one with the best mean macro-F1 in cross-validation is kept
+BALANCE = 0.3  # how much more the rare labels count; chosen by cross-validation, see benchmarks/README.md
+PROMISES = {"kind": 0.95}
+PROMISE = 0.9
+RECALL = 0.97  # of a protected label, for the threshold of "possible"
+LANGUAGE = "language"
+LEAST_IN_LANGUAGE = 5  # tickets; a rarer language is not learned
+_ENTRIES_A_SECOND = 5e6  # of the document matrix, one fold and one cost, on one slow core; for the budget
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an analyst chooses: promises (precision per target), priors (label shares at the door), the language of rows
+    that name none, seconds that the search over settings may take, and the seed."""
+
+    promises: dict[str, float] = field(default_factory=dict)
+    priors: dict[str, dict[str, float]] = field(default_factory=dict)
+    language: str | None = None
+    budget: float = 60.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A router, its figures (`training.evaluate.judge` per target, by cross-validation) and what was chosen on the way."""
+
+    router: Router
+    metrics: dict[str, Any]
+    chosen: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A target while it is learned: its labels, each ticket's right one (-1: none), its first column."""
+
+    name: str
+    labels: tuple[str, ...]
+    codes: NDArray[np.int64]
+    first: int
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.first, self.first + len(self.labels))
+
+
+def fit(
+    table: TicketTable, settings: Settings, taxonomy: Taxonomy, progress: Progress = lambda stage, done, of: None
+) -> Trained:
+    """Learn a router from `table`. The same table, settings and seed give the same router but for its version.
+
+    Raises TrainingError where a promise or prior names a target or label that the table does not have, or the tickets are
+    too few to be split.
+    """
+    progress("reading the words", 0, 1)
+    counts = TermCounts.of(table.texts)
+    known = [code or settings.language or "" for code in table.languages]
+    spoken = languages.fill(table.texts, known, counts, settings.seed)
+    heads = _heads(table, spoken)
+    targets = [head for head in heads if head.name != LANGUAGE]
+    _check_names(settings, targets)
+    group = duplicates.groups(counts.documents[:, : counts.n_words], counts.term_hashes[: counts.n_words])
+    strata = ["\x1f".join(parts) for parts in zip(*(table.labels[head.name] for head in targets), spoken, strict=True)]
+    try:
+        split = folds(strata, group, settings.seed)
+    except ValueError as error:
+        raise TrainingError(f"{len(table)} tickets, but {error}") from error
+    costs = _affordable(counts, settings.budget)
+    held_out = _cross_validate(counts, heads, split, costs, settings.seed, progress)
+    figures = {cost: float(np.mean([_macro_f1(head, scores) for head in targets])) for cost, scores in held_out.items()}
+    cost = max(costs, key=lambda tried: (figures[tried], -tried))
+    progress("learning from all tickets", 0, 1)
+    features = Features(counts)
+    weights, bias = _solve(features.fit_transform(np.arange(len(table))), heads, np.arange(len(table)), cost, settings.seed)
+    progress("calibrating", 0, 1)
+    calibrated = {head.name: _calibrate(head, held_out[cost], split, settings, taxonomy) for head in heads}
+    metrics: dict[str, Any] = {"tickets": len(table), "near_duplicates": int(len(group) - len(np.unique(group)))}
+    metrics["targets"] = {
+        head.name: judge(calibrated[head.name][0], calibrated[head.name][1], head.codes, spoken) for head in targets
+    }
+    if LANGUAGE in calibrated:
+        head = heads[-1]
+        guess = calibrated[LANGUAGE][1].argmax(axis=1)
+        metrics["language"] = share((guess == head.codes)[head.codes >= 0])
+    if metrics["near_duplicates"]:
+        apart = folds(strata, np.arange(len(table)), settings.seed)
+        scores = _cross_validate(counts, targets, apart, (cost,), settings.seed, progress)[cost]
+        metrics["random_split"] = {
+            head.name: share((scores[:, head.columns].argmax(axis=1) == head.codes)[head.codes >= 0]) for head in targets
+        }
+    router = Router(
+        rows=features.rows(weights),
+        bias=bias,
+        targets=tuple(calibrated[head.name][0] for head in targets),
+        languages=calibrated[LANGUAGE][0] if LANGUAGE in calibrated else None,
+        only_language=None if LANGUAGE in calibrated else Counter(spoken).most_common(1)[0][0] or None,
+        least_known=_least_known(counts, split),
+        text_columns=table.text_columns,
+        version=f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{secrets.token_hex(2)}",
+    )
+    progress("done", 1, 1)
+    tried = {str(c): round(f, 4) for c, f in figures.items()}
+    return Trained(router, metrics, {"cost": cost, "balance": BALANCE, "macro_f1_by_cost": tried})
+
+
+def _heads(table: TicketTable, spoken: list[str]) -> list[_Head]:
+    """The targets with two labels or more, then the language head where there are two languages to tell apart."""
+    heads: list[_Head] = []
+    first = 0
+    for name in table.labels:
+        labels = tuple(table.label_names(name))
+        if len(labels) >= 2:
+            heads.append(_Head(name, labels, table.codes(name, labels), first))
+            first += len(labels)
+    learned = tuple(sorted(code for code, n in Counter(spoken).items() if code and n >= LEAST_IN_LANGUAGE))
+    if len(learned) >= 2:
+        codes = np.array([learned.index(code) if code in learned else -1 for code in spoken])
+        heads.append(_Head(LANGUAGE, learned, codes, first))
+    return heads
+
+
+def _check_names(settings: Settings, targets: list[_Head]) -> None:
+    labels = {head.name: head.labels for head in targets}
+    for name in [*settings.promises, *settings.priors]:
+        if name not in labels:
+            raise TrainingError(f"no target {name!r} with two labels in the table; there is {', '.join(labels)}")
+    for name, prior in settings.priors.items():
+        unknown = sorted(set(prior) - set(labels[name]))
+        total = sum(prior.values())
+        if unknown:
+            raise TrainingError(f"--prior: {name} has no label {unknown[0]!r}; it has {', '.join(labels[name])}")
+        if total > 1 or (set(prior) == set(labels[name]) and abs(total - 1) > 1e-6):
+            raise TrainingError(f"--prior: the shares of {name} add up to {total:g}; expected 1, or less where labels are left out")
+
+
+def _affordable(counts: TermCounts, budget: float) -> tuple[float, ...]:
+    """The costs to try: all of them, or the middle one where the budget is too short. It depends on the table's size, not on
+    the clock, so that the same input gives the same router."""
+    entries = counts.documents.nnz * counts.subwords.nnz / max(1, counts.subwords.shape[0])
+    return COSTS if entries * len(COSTS) * 5 / _ENTRIES_A_SECOND <= budget else COSTS[1:2]
+
+
+def _cross_validate(
+    counts: TermCounts, heads: list[_Head], split: list[Fold], costs: tuple[float, ...], seed: int, progress: Progress
+) -> dict[float, NDArray[np.float32]]:
+    """For each cost, every ticket's scores by classifiers that did not see it: float32 (tickets, columns)."""
+    columns = heads[-1].columns.stop
+    out = {cost: np.zeros((counts.documents.shape[0], columns), np.float32) for cost in costs}
+
+    def one(fold: Fold) -> dict[float, NDArray[np.float32]]:
+        features = Features(counts)
+        matrix = features.fit_transform(fold.train)
+        unseen = features.transform(fold.held_out)
+        scores = {}
+        for cost in costs:
+            weights, bias = _solve(matrix, heads, fold.train, cost, seed)
+            scores[cost] = unseen @ weights + bias
+        return scores
+
+    progress("cross-validating", 0, len(split))
+    done = Parallel(n_jobs=-1, backend="threading", return_as="generator")(delayed(one)(fold) for fold in split)
+    for number, (fold, scores) in enumerate(zip(split, done, strict=True), 1):
+        for cost in costs:
+            out[cost][fold.held_out] = scores[cost]
+        progress("cross-validating", number, len(split))
+    return out
+
+
+def _solve(
+    matrix: Any, heads: list[_Head], which: NDArray[np.int64], cost: float, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The classifiers of all heads at once, from the tickets numbered `which`."""
+    signs, weights = [], []
+    for head in heads:
+        codes = head.codes[which]
+        sign = np.where(codes[:, None] == np.arange(len(head.labels)), 1, -1)
+        signs.append(np.where(codes[:, None] >= 0, sign, 0).astype(np.int8))
+        weight = solver.label_costs(codes, len(head.labels), cost, BALANCE)
+        weights.append(np.repeat(weight[:, None], len(head.labels), axis=1))
+    return solver.solve(matrix, np.concatenate(signs, axis=1), np.concatenate(weights, axis=1), seed)
+
+
+def _macro_f1(head: _Head, scores: NDArray[np.float32]) -> float:
+    has = head.codes >= 0
+    return float(f1_score(head.codes[has], scores[has, head.columns].argmax(axis=1), average="macro", zero_division=0.0))
+
+
+def _calibrate(
+    head: _Head, scores: NDArray[np.float32], split: list[Fold], settings: Settings, taxonomy: Taxonomy
+) -> tuple[Target, NDArray[np.float64]]:
+    """The finished target, and every ticket's probabilities as a router would give them that had not seen it.
+
+    The probabilities of a fold are calibrated on the other folds; the target that serves, on all of them.
+    """
+    own = scores[:, head.columns]
+    promise = settings.promises.get(head.name, PROMISES.get(head.name, PROMISE))
+    sharpness, offsets = calibrate.fit(own, head.codes)
+    target = Target(head.name, head.labels, head.first, sharpness, tuple(offsets.tolist()), promise, None)
+    probabilities = np.zeros(own.shape)
+    for fold in split:
+        a, b = calibrate.fit(own[fold.train], head.codes[fold.train])
+        alone = replace(target, first=0, sharpness=a, offsets=tuple(b.tolist()))
+        probabilities[fold.held_out] = alone.probabilities(own[fold.held_out])
+    has = head.codes >= 0
+    p, codes = probabilities[has], head.codes[has]
+    threshold = calibrate.promise_threshold(p.max(axis=1), p.argmax(axis=1) == codes, promise)
+    protect = {
+        label: calibrate.protect_threshold(p[codes == k, k], RECALL)
+        for k, label in enumerate(head.labels)
+        if label in taxonomy.protected(head.name)
+    }
+    if prior := settings.priors.get(head.name):
+        offsets = offsets + calibrate.shift(head.codes, head.labels, prior)
+    return replace(target, offsets=tuple(offsets.tolist()), threshold=threshold, protect=protect), probabilities
+
+
+def _least_known(counts: TermCounts, split: list[Fold]) -> float:
+    """The share of known words that only one held-out ticket in a hundred is under."""
+    words = counts.documents[:, : counts.n_words]
+    shares = []
+    for fold in split:
+        seen = np.bincount(words[fold.train].indices, minlength=words.shape[1]) >= LEAST_DOCUMENTS
+        own = words[fold.held_out]
+        total = own @ np.ones(own.shape[1], np.float32)
+        shares.append((own @ seen.astype(np.float32)) / np.maximum(total, 1))
+    return float(np.quantile(np.concatenate(shares), 0.01))

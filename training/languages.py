@@ -1,0 +1,48 @@
+"""The languages of a training table that does not name them all.
+
+langdetect is slow (3 ms a text) and unsure of short texts, so it reads a seeded sample only; a language head learned from
+the sample's sure answers fills in the rest.
+"""
+
+from collections import Counter
+
+import numpy as np
+
+from model.language import detect
+from training import solver
+from training.features import Features, TermCounts
+
+SAMPLE = 2_000
+SURE = 0.9
+LEAST_SHARE = 0.02  # of the sample; a language seen less often is a misreading, or too rare to learn
+
+
+def fill(texts: list[str], known: list[str], counts: TermCounts, seed: int) -> list[str]:
+    """A language for each text: the known ones as they are, the missing ("") told from the text.
+
+    Languages that the sample shows in fewer than `LEAST_SHARE` of its texts are taken for misreadings.
+    """
+    missing = [i for i, code in enumerate(known) if not code]
+    if not missing:
+        return known
+    sample = sorted(np.random.default_rng(seed).permutation(missing)[:SAMPLE].tolist())
+    told = {i: code for i in sample for code, sure in [detect(texts[i])] if sure >= SURE}
+    common = {code for code, n in Counter(told.values()).items() if n >= max(2, LEAST_SHARE * len(sample))}
+    told = {i: code for i, code in told.items() if code in common}
+    teachers = {i: code for i, code in enumerate(known) if code} | told
+    names = sorted(set(teachers.values()))
+    if not names:
+        return known
+    if len(names) == 1:
+        return [code or names[0] for code in known]
+    which = np.array(sorted(teachers))
+    codes = np.array([names.index(teachers[i]) for i in which])
+    features = Features(counts)
+    matrix = features.fit_transform(which)
+    sign = np.where(codes[:, None] == np.arange(len(names)), 1, -1).astype(np.int8)
+    weights, bias = solver.solve(matrix, sign, np.ones(sign.shape, np.float32), seed)
+    guesses = (features.transform(np.array(missing)) @ weights + bias).argmax(axis=1)
+    filled = list(known)
+    for i, guess in zip(missing, guesses, strict=True):
+        filled[i] = names[guess]
+    return filled
