@@ -241,11 +241,11 @@ def classify(model: Path, source: str, output: str, explain: bool, database: str
 def serve(model: Path, host: str, port: int, workers: int) -> None:
     """Answer POST /classify over HTTP, and show the try-it page, with the champion of --model."""
     from model.errors import ModelError
-    from service.run import run
+    from service.run import CannotServeError, run
 
     try:
         run(model, host, port, workers)
-    except ModelError as error:
+    except (ModelError, CannotServeError) as error:
         _refuse(error)
 
 

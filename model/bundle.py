@@ -196,8 +196,7 @@ def _inspect_manifest(home: Path) -> dict[str, Any]:
         raise BundleError(f"{path}: names no version")
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
-        for entry in files.values()
+        isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str) for entry in files.values()
     ):
         raise BundleError(f"{path}: lists its files wrongly")
     for name in files:

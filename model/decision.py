@@ -162,9 +162,9 @@ class _Judge:
         missed = []
         for target in self.router.targets:
             for label, limit in target.protect.items():
-                if labels[target.name]["label"] != label:
-                    if answers.probabilities[target.name][i, target.labels.index(label)] >= limit:
-                        missed.append(f"possible_{label}")
+                probable = answers.probabilities[target.name][i, target.labels.index(label)] >= limit
+                if probable and labels[target.name]["label"] != label:
+                    missed.append(f"possible_{label}")
         reasons += missed
         if strange or self.leading.name in unsure:
             return "review", tuple(reasons)

@@ -34,9 +34,7 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
     return float(sum(abs(right[bin_].sum() - confidence[bin_].sum()) for bin_ in np.array_split(order, _BINS)) / len(order))
 
 
-def judge(
-    target: Target, probabilities: NDArray[np.float64], codes: NDArray[np.int64], languages: list[str]
-) -> dict[str, Any]:
+def judge(target: Target, probabilities: NDArray[np.float64], codes: NDArray[np.int64], languages: list[str]) -> dict[str, Any]:
     """The figures of one target.
 
     `probabilities` (tickets, labels), made without having seen the tickets; `codes` (tickets,) the right labels, -1 where
@@ -121,9 +119,7 @@ def share(right: NDArray[np.bool_]) -> dict[str, Any]:
     return {"share": round(hits / n, 4) if n else None, "interval": interval(hits, n), "n": n}
 
 
-def _protected(
-    probability: NDArray[np.float64], guess: NDArray[np.int64], codes: NDArray[np.int64], label: int, limit: float
-) -> dict[str, Any]:
+def _protected(probability: NDArray[np.float64], guess: NDArray[np.int64], codes: NDArray[np.int64], label: int, limit: float) -> dict[str, Any]:
     """Recall of a protected label: decided, and decided or held back from being routed as something else."""
     real = codes == label
     return {

@@ -22,9 +22,9 @@ SUBWORD_WEIGHT = 0.5  # an n-gram beside a whole word or pair; chosen by cross-v
 
 
 @nb.njit(cache=True, nogil=True)
-def _scan_all(codes: tokens.Codes, offsets: NDArray[np.int64], classes: NDArray[np.uint8]) -> tuple[
-    NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], tokens.Hashes, tokens.Hashes
-]:
+def _scan_all(
+    codes: tokens.Codes, offsets: NDArray[np.int64], classes: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], tokens.Hashes, tokens.Hashes]:
     """Words of all texts: where each text's words begin, their begins and ends in `codes`, word and pair hashes (the pair
     of word i is i and i + 1; 0 at the end of a text)."""
     room = len(codes)
@@ -54,9 +54,7 @@ def _scan_all(codes: tokens.Codes, offsets: NDArray[np.int64], classes: NDArray[
 
 
 @nb.njit(cache=True, nogil=True)
-def _cut_all(codes: tokens.Codes, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[
-    NDArray[np.int64], tokens.Hashes
-]:
+def _cut_all(codes: tokens.Codes, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], tokens.Hashes]:
     starts = np.zeros(len(begins) + 1, np.int64)
     for i in range(len(begins)):
         starts[i + 1] = starts[i] + tokens.subword_count(min(ends[i] - begins[i], LONGEST_WORD))

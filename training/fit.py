@@ -72,9 +72,7 @@ class _Head:
         return slice(self.first, self.first + len(self.labels))
 
 
-def fit(
-    table: TicketTable, settings: Settings, taxonomy: Taxonomy, progress: Progress = lambda stage, done, of: None
-) -> Trained:
+def fit(table: TicketTable, settings: Settings, taxonomy: Taxonomy, progress: Progress = lambda stage, done, of: None) -> Trained:
     """Learn a router from `table`. The same table, settings and seed give the same router but for its version.
 
     Raises TrainingError where a promise or prior names a target or label that the table does not have, or the tickets are
@@ -103,9 +101,7 @@ def fit(
     progress("calibrating", 0, 1)
     calibrated = {head.name: _calibrate(head, held_out[cost], split, settings, taxonomy) for head in heads}
     metrics: dict[str, Any] = {"tickets": len(table), "near_duplicates": int(len(group) - len(np.unique(group)))}
-    metrics["targets"] = {
-        head.name: judge(calibrated[head.name][0], calibrated[head.name][1], head.codes, spoken) for head in targets
-    }
+    metrics["targets"] = {head.name: judge(calibrated[head.name][0], calibrated[head.name][1], head.codes, spoken) for head in targets}
     if LANGUAGE in calibrated:
         head = heads[-1]
         guess = calibrated[LANGUAGE][1].argmax(axis=1)
@@ -113,9 +109,7 @@ def fit(
     if metrics["near_duplicates"]:
         apart = folds(strata, np.arange(len(table)), settings.seed)
         scores = _cross_validate(counts, targets, apart, (cost,), settings.seed, progress)[cost]
-        metrics["random_split"] = {
-            head.name: share((scores[:, head.columns].argmax(axis=1) == head.codes)[head.codes >= 0]) for head in targets
-        }
+        metrics["random_split"] = {head.name: share((scores[:, head.columns].argmax(axis=1) == head.codes)[head.codes >= 0]) for head in targets}
     router = Router(
         rows=features.rows(weights),
         bias=bias,
@@ -194,9 +188,7 @@ def _cross_validate(
     return out
 
 
-def _solve(
-    matrix: Any, heads: list[_Head], which: NDArray[np.int64], cost: float, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _solve(matrix: Any, heads: list[_Head], which: NDArray[np.int64], cost: float, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The classifiers of all heads at once, from the tickets numbered `which`."""
     signs, weights = [], []
     for head in heads:
@@ -233,9 +225,7 @@ def _calibrate(
     p, codes = probabilities[has], head.codes[has]
     threshold = calibrate.promise_threshold(p.max(axis=1), p.argmax(axis=1) == codes, promise)
     protect = {
-        label: calibrate.protect_threshold(p[codes == k, k], RECALL)
-        for k, label in enumerate(head.labels)
-        if label in taxonomy.protected(head.name)
+        label: calibrate.protect_threshold(p[codes == k, k], RECALL) for k, label in enumerate(head.labels) if label in taxonomy.protected(head.name)
     }
     if prior := settings.priors.get(head.name):
         offsets = offsets + calibrate.shift(head.codes, head.labels, prior)

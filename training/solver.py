@@ -74,9 +74,7 @@ def _descend(indptr: NDArray[np.int32], indices: NDArray[np.int32], data: NDArra
     return weights[:features].copy(), weights[features].copy(), done
 
 
-def solve(matrix: sp.csr_matrix, sign: NDArray[np.int8], cost: NDArray[np.float32], seed: int) -> tuple[
-    NDArray[np.float32], NDArray[np.float32]
-]:
+def solve(matrix: sp.csr_matrix, sign: NDArray[np.int8], cost: NDArray[np.float32], seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Learn one linear score a column.
 
     Parameters: `matrix` (tickets, features); `sign` (tickets, columns), +1 where the ticket has the column's label, -1
@@ -84,9 +82,7 @@ def solve(matrix: sp.csr_matrix, sign: NDArray[np.int8], cost: NDArray[np.float3
     missed costs against the length of the weights.
     Returns the weights, float32 (features, columns), and the bias, float32 (columns,).
     """
-    weights, bias, _ = _descend(
-        matrix.indptr, matrix.indices, matrix.data, matrix.shape[1], sign, cost, EPOCHS, TOLERANCE, seed
-    )
+    weights, bias, _ = _descend(matrix.indptr, matrix.indices, matrix.data, matrix.shape[1], sign, cost, EPOCHS, TOLERANCE, seed)
     return weights, bias
 
 
@@ -96,5 +92,3 @@ def label_costs(codes: NDArray[np.int64], labels: int, cost: float, balance: flo
     counts = np.maximum(np.bincount(codes[codes >= 0], minlength=labels), 1)
     weights = (counts.sum() / labels / counts) ** balance
     return np.where(codes >= 0, cost * weights[codes], cost).astype(np.float32)
-
-

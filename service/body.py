@@ -1,0 +1,42 @@
+"""Reading a request's body under a limit that counts what arrives, not what was announced."""
+
+import asyncio
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from service.errors import TooLarge
+
+MOST_DRAINED = 1 << 28  # bytes of a body already refused that are read and thrown away
+DRAIN_SECONDS = 5.0
+
+
+async def read(request: Request, most: int) -> bytes:
+    """The whole body, at most `most` bytes.
+
+    Raises TooLarge; by then the rest of the body was read and thrown away, within bounds, so that the client, which is still
+    sending, sees the answer and not a reset connection.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > most:
+            chunks.clear()
+            await _drain(request)
+            raise TooLarge(f"The body is larger than the {most} bytes that this path takes.", headers={"Connection": "close"})
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _drain(request: Request) -> None:
+    size = 0
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while size < MOST_DRAINED:
+                message = await request.receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
+    except (TimeoutError, ClientDisconnect):
+        return

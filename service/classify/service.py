@@ -1,0 +1,103 @@
+"""The rules of `POST /classify`: from a request to a decision that is stored and answered."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+from ulid import ULID
+
+from model.decision import Decision, Ticket, decide
+from service.classify.repository import Record, Stored
+from service.classify.schemas import TicketIn
+from service.errors import NoText, TicketConflict, from_validation
+from service.state import State
+
+
+def parse(raw: bytes) -> TicketIn:
+    """The ticket in a request's body. Raises BadJson, InvalidField, NoText."""
+    try:
+        ticket = TicketIn.model_validate_json(raw)
+    except ValidationError as error:
+        raise from_validation(error) from None
+    return with_text(ticket)
+
+
+def parse_item(item: Any) -> TicketIn:
+    """One ticket of a batch. Raises InvalidField, NoText."""
+    try:
+        ticket = TicketIn.model_validate(item)
+    except ValidationError as error:
+        raise from_validation(error) from None
+    return with_text(ticket)
+
+
+def with_text(ticket: TicketIn) -> TicketIn:
+    """The ticket, if it has any. Raises NoText."""
+    if not ((ticket.subject and not ticket.subject.isspace()) or (ticket.body and not ticket.body.isspace())):
+        raise NoText
+    return ticket
+
+
+def classify(state: State, tickets: Sequence[TicketIn]) -> list[Record]:
+    """Decide the tickets: what is to be stored and then answered, in order."""
+    now = datetime.now(UTC)
+    with state.metrics.classify_seconds.time():
+        decided = decide(state.router, state.policy, [_as_ticket(ticket) for ticket in tickets], explain=True, advise=True)
+    state.count(decided)
+    return [_record(state, ticket, decision, now) for ticket, decision in zip(tickets, decided, strict=True)]
+
+
+def answer(stored: Stored) -> bytes:
+    """The body of the answer. Raises TicketConflict where the ticket was decided with other text."""
+    if not stored.same_text:
+        raise TicketConflict
+    # Both are our own JSON, so they are joined rather than parsed: `decision` is an object without its last brace's content.
+    return stored.decision[:-1] + b',"explanation":' + (stored.explanation or b"null") + b"}"
+
+
+def _as_ticket(ticket: TicketIn) -> Ticket:
+    return Ticket(
+        ticket.subject or "", ticket.body or "", ticket.language, ticket.channel, ticket.declared_kind, ticket.customer_tier, ticket.country
+    )
+
+
+def _record(state: State, ticket: TicketIn, decision: Decision, now: datetime) -> Record:
+    explanation = decision.pop("explanation", None)
+    decision_id = str(ULID())
+    answered = {"decision_id": decision_id, "ticket_id": ticket.ticket_id, **decision}
+    labels = decision["labels"]
+    keep = state.settings.keep_text_days > 0
+    return Record(
+        {
+            "decision_id": decision_id,
+            "ticket_id": ticket.ticket_id,
+            "text_digest": _digest(ticket),
+            "decided_at": now,
+            "created_at": ticket.created_at.astimezone(UTC) if ticket.created_at else now,
+            "model_version": decision["model_version"],
+            "path": decision["path"],
+            "language": decision["language"]["code"],
+            "kind": labels["kind"]["label"] if "kind" in labels else None,
+            "department": labels["department"]["label"] if "department" in labels else None,
+            "action": decision["action"],
+            "declared_kind": ticket.declared_kind,
+            "channel": ticket.channel,
+            "customer_tier": ticket.customer_tier,
+            "customer_ref": ticket.customer_ref,
+            "country": ticket.country,
+            "decision": orjson.dumps(answered),
+            "explanation": orjson.dumps(explanation) if keep else None,
+            # PostgreSQL's text cannot hold NUL.
+            "subject": (ticket.subject or "").replace("\0", "\ufffd") if keep else None,
+            "body": (ticket.body or "").replace("\0", "\ufffd") if keep else None,
+        }
+    )
+
+
+def _digest(ticket: TicketIn) -> str:
+    # The length of the subject keeps ("ab", "c") and ("a", "bc") apart.
+    subject, body = ticket.subject or "", ticket.body or ""
+    return hashlib.sha256(f"{len(subject)}\0{subject}\0{body}".encode()).hexdigest()

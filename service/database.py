@@ -1,0 +1,92 @@
+"""The tables, and the engine that reaches them: SQLite by default, PostgreSQL by its URL."""
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+HEAD = "0001"  # the newest migration; a test holds it to the folder
+MIGRATIONS = Path(__file__).resolve().parent / "migrations"
+BUSY_SECONDS = 0.5  # how long a statement waits for a lock: less than a request waits for its decision
+
+metadata = sa.MetaData()
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("decision_id", sa.String(26), primary_key=True),
+    sa.Column("ticket_id", sa.String(200), nullable=True, unique=True),
+    sa.Column("text_digest", sa.String(64), nullable=False),
+    sa.Column("decided_at", sa.DateTime(timezone=True), nullable=False, index=True),
+    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, index=True),  # the ticket's own, else decided_at
+    sa.Column("model_version", sa.String(64), nullable=False),
+    sa.Column("path", sa.String(8), nullable=False),
+    sa.Column("language", sa.String(16), nullable=False),
+    sa.Column("kind", sa.String(200), nullable=True),
+    sa.Column("department", sa.String(200), nullable=True),
+    sa.Column("action", sa.String(8), nullable=False),
+    sa.Column("declared_kind", sa.String(200), nullable=True),
+    sa.Column("channel", sa.String(16), nullable=True),
+    sa.Column("customer_tier", sa.String(64), nullable=True),
+    sa.Column("customer_ref", sa.String(200), nullable=True),
+    sa.Column("country", sa.String(2), nullable=True),
+    sa.Column("decision", sa.LargeBinary, nullable=False),  # the answer as JSON, without the explanation
+    # What is private and goes after POINTSMAN_KEEP_TEXT_DAYS:
+    sa.Column("explanation", sa.LargeBinary, nullable=True),
+    sa.Column("subject", sa.Text, nullable=True),
+    sa.Column("body", sa.Text, nullable=True),
+)
+
+
+def connect(url: str) -> Engine:
+    """An engine that never waits long: a database that is away is an answer too."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        return engine
+    if parsed.get_backend_name() == "postgresql":
+        milliseconds = int(BUSY_SECONDS * 1000)
+        options = f"-c lock_timeout={milliseconds} -c statement_timeout={milliseconds} -c timezone=UTC"
+        return sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 1, "options": options},
+        )
+    raise ValueError("POINTSMAN_DATABASE_URL: expected sqlite:///... or postgresql://...")
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    # WAL: readers do not block the writer; FULL: a commit that was answered survives a power cut.
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def revision(engine: Engine) -> str | None:
+    """The migration that the database stands at, None for an empty one."""
+    with engine.connect() as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def migrate(engine: Engine, to: str = HEAD) -> None:
+    """Bring the database to the migration `to`, forward or back; nothing is done where it stands there."""
+    now = revision(engine)
+    if now == to:
+        return
+    from alembic import command  # 0.1 s, and needed once in the life of a database
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        if now is not None and to < now:
+            command.downgrade(config, to)
+        else:
+            command.upgrade(config, to)

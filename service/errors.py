@@ -1,0 +1,193 @@
+"""One tree of errors: a class fixes the status and the code, one handler gives them all the same shape.
+
+``{"error": {"code": "...", "message": "...", "field"?: "..."}}``. No message repeats what the client sent.
+"""
+
+from typing import Any, ClassVar
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+
+
+class ServiceError(Exception):
+    """The root: an answer other than the one that was asked for."""
+
+    status: ClassVar[int] = 500
+    code: str = "internal"
+    message: str = "Something failed inside; the log has it under this request's id."
+
+    def __init__(
+        self, message: str | None = None, *, code: str | None = None, field: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message or self.message)
+        self.message = message or self.message
+        self.code = code or self.code
+        self.field = field
+        self.headers = headers or {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The body of the answer."""
+        error = {"code": self.code, "message": self.message}
+        return {"error": error | {"field": self.field} if self.field else error}
+
+    def response(self) -> Response:
+        """The answer itself."""
+        return Response(orjson.dumps(self.as_dict()), self.status, self.headers, "application/json")
+
+
+class BadJson(ServiceError):
+    """The body is not JSON in UTF-8."""
+
+    status = 400
+    code = "bad_json"
+    message = "The body must be JSON in UTF-8, nested no deeper than the schema asks for."
+
+
+class Unauthorised(ServiceError):
+    """Nobody that this service knows is asking."""
+
+    status = 401
+    code = "unauthorised"
+    message = "Send an API key as `Authorization: Bearer <key>`. Without keys the service answers only local requests to localhost."
+
+
+class NotFound(ServiceError):
+    """There is nothing at this path."""
+
+    status = 404
+    code = "not_found"
+    message = "There is nothing here; /docs lists what there is."
+
+
+class MethodNotAllowed(ServiceError):
+    """The path is right, the method is not."""
+
+    status = 405
+    code = "method_not_allowed"
+    message = "This path does not take this method; /docs lists what it takes."
+
+
+class TicketConflict(ServiceError):
+    """The ticket was decided with other text."""
+
+    status = 409
+    code = "ticket_conflict"
+    message = "This ticket_id was decided before with another subject or body; send a new ticket_id, or the same text."
+
+
+class TooLarge(ServiceError):
+    """The body is over the limit."""
+
+    status = 413
+    code = "too_large"
+    message = "The body is larger than this service takes."
+
+
+class InvalidField(ServiceError):
+    """A field is missing, unknown, of the wrong type or out of range."""
+
+    status = 422
+    code = "invalid_field"
+    message = "A field is not valid."
+
+
+class NoText(InvalidField):
+    """Neither subject nor body has any text."""
+
+    code = "no_text"
+    message = "subject and body are both missing or blank; at least one must have text."
+
+
+class StorageUnavailable(ServiceError):
+    """The database cannot be written right now."""
+
+    status = 503
+    code = "storage_unavailable"
+    message = "The decision could not be stored, so it was not made; try again shortly."
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": "1"})
+
+
+class NotReady(ServiceError):
+    """Decisions cannot be made or stored right now."""
+
+    status = 503
+    code = "not_ready"
+    message = "The last decision could not be stored; the database is away, full or locked."
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong: a stable code to branch on, and a sentence for people."""
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The one shape of every error."""
+
+    error: ErrorDetail
+
+
+def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with `errors`."""
+    by_status: dict[int | str, list[type[ServiceError]]] = {}
+    for error in (*errors, Unauthorised):
+        by_status.setdefault(error.status, []).append(error)
+    return {
+        status: {"model": ErrorBody, "description": "; ".join(f"`{error.code}`: {error.__doc__}" for error in group)}
+        for status, group in by_status.items()
+    }
+
+
+def from_validation(error: ValidationError) -> ServiceError:
+    """The first fault that pydantic found, in our words: pydantic's may repeat what was sent."""
+    first = error.errors(include_url=False, include_context=True, include_input=False)[0]
+    kind, context = first["type"], first.get("ctx", {})
+    field = ".".join(str(part) for part in first["loc"]) or None
+    if kind.startswith("json_"):
+        return BadJson()
+    if kind == "extra_forbidden":
+        # The name of an unknown field is the client's text, so it is not repeated.
+        inside = ".".join(str(part) for part in first["loc"][:-1]) or None
+        return InvalidField("There is a field that this request does not have; /docs lists its fields.", code="unknown_field", field=inside)
+    if kind == "string_too_long":
+        return InvalidField(f"At most {context['max_length']} characters.", code=f"{first['loc'][-1]}_too_long", field=field)
+    if kind == "missing":
+        return InvalidField("This field is required.", field=field)
+    if kind == "value_error":
+        return InvalidField(str(context["error"]), field=field)
+    return InvalidField(f"{first['msg']}.", field=field)
+
+
+# What Starlette raises by itself.
+_BY_STATUS: dict[int, type[ServiceError]] = {kind.status: kind for kind in (BadJson, Unauthorised, NotFound, MethodNotAllowed, TooLarge)}
+
+
+def install(app: FastAPI) -> None:
+    """Give every error that can be born in `app` the one shape, 404, 405 and 500 included."""
+
+    async def known(_: Request, error: Exception) -> Response:
+        return error.response() if isinstance(error, ServiceError) else ServiceError().response()
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": InvalidField.message}
+        field = ".".join(str(part) for part in first["loc"][1:]) or None
+        return InvalidField(f"{first['msg']}.", field=field).response()
+
+    async def of_starlette(_: Request, error: Exception) -> Response:
+        status, headers = (error.status_code, dict(error.headers or {})) if isinstance(error, HTTPException) else (500, {})
+        return _BY_STATUS.get(status, ServiceError)(headers=headers).response()
+
+    async def unforeseen(_: Request, __: Exception) -> Response:
+        return ServiceError().response()
+
+    app.add_exception_handler(ServiceError, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, of_starlette)
+    app.add_exception_handler(Exception, unforeseen)

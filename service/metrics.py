@@ -1,0 +1,45 @@
+"""What the service counts, for Prometheus at `/metrics`. Each is documented in the README."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """The meters of one application, in a registry of their own: two applications in a process do not mix."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "pointsman_requests_total", "Requests answered, by route, method and status.", ["route", "method", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "pointsman_request_seconds", "Time from a request's head to the end of its answer.", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self.classify_seconds = Histogram(
+            "pointsman_classify_seconds", "Time to clean and classify the tickets of one request.", buckets=_SECONDS, registry=registry
+        )
+        self.write_seconds = Histogram(
+            "pointsman_write_seconds", "Time of one transaction that stores decisions.", buckets=_SECONDS, registry=registry
+        )
+        self.written_together = Histogram(
+            "pointsman_written_together", "Decisions stored by one commit.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512), registry=registry
+        )
+        self.decisions = Counter(
+            "pointsman_decisions_total",
+            "Decisions made, by action, language and model version.",
+            ["action", "language", "model_version"],
+            registry=registry,
+        )
+        self.labels = Counter("pointsman_labels_total", "Labels decided, by target.", ["target", "label"], registry=registry)
+        self.confidence = Histogram(
+            "pointsman_confidence", "Confidence of the label decided, by target.", ["target"],
+            buckets=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99), registry=registry,
+        )  # fmt: skip
+        self.refused = Counter("pointsman_refused_total", "Requests refused, by error code.", ["code"], registry=registry)
+        self.model = Gauge("pointsman_model_info", "1 for the model version that serves.", ["version"], registry=registry)
+
+    def exposition(self) -> bytes:
+        """All meters in the text format of Prometheus."""
+        return generate_latest(self.registry)

@@ -1,0 +1,54 @@
+"""The pages for people: `/`, where a ticket can be tried. Nothing tried here is stored."""
+
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from service import body
+from service.access import Needs, Scope
+from service.classify.schemas import LONGEST_BODY, LONGEST_SUBJECT
+from service.errors import InvalidField
+from service.pages.service import EXAMPLES, TryPage, page
+from service.state import State
+
+HERE = Path(__file__).resolve().parent
+
+router = APIRouter(tags=["pages"], include_in_schema=False, dependencies=[Depends(Needs(Scope.CLASSIFY))])
+_templates = Environment(
+    loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+
+
+def mount(app: FastAPI) -> None:
+    """Serve the style sheet, script and icon."""
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+
+
+@router.get("/")
+async def first_page(request: Request, example: str = "") -> HTMLResponse:
+    """The form; with ``?example=`` filled in and answered."""
+    state: State = request.app.state.service
+    return _show("try.html", page(state, *EXAMPLES.get(example, ("", ""))))
+
+
+@router.post("/")
+async def try_ticket(request: Request) -> HTMLResponse:
+    """The same page with the answer; only its answer part where the page's script asks."""
+    state: State = request.app.state.service
+    raw = await body.read(request, state.settings.max_request_bytes)
+    try:
+        fields = parse_qs(raw.decode("utf-8"), keep_blank_values=True, max_num_fields=8)
+    except ValueError:
+        raise InvalidField("The form must be URL-encoded UTF-8.") from None
+    subject = fields.get("subject", [""])[0][:LONGEST_SUBJECT]
+    text = fields.get("body", [""])[0][:LONGEST_BODY]
+    partial = request.headers.get("x-part") == "answer"
+    return _show("answer.html" if partial else "try.html", page(state, subject, text))
+
+
+def _show(template: str, context: TryPage) -> HTMLResponse:
+    return HTMLResponse(_templates.get_template(template).render(vars(context)))

@@ -1,0 +1,159 @@
+"""What the try-it page shows of a decision: each page's context is a dataclass."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from model.cleaning import clean
+from model.decision import Decision, PulledBy, Ticket, decide
+from service.state import State
+
+ACTIONS = {
+    "auto": ("Routed", "Sure enough to be routed without a person."),
+    "suggest": ("Suggested", "Shown to a person as a proposal."),
+    "review": ("For review", "A person decides."),
+}
+_REASONS = {
+    "empty": "Nothing readable is left of the text.",
+    "unfamiliar": "Few of these words were seen in training.",
+    "unknown_language": "The router did not learn this language.",
+}
+
+# Written for this page, in the manner of the trade; none of them is in the training data.
+EXAMPLES = {
+    "Français": (
+        "site hs",
+        "Bonjour, depuis 8h ce matin la boutique renvoie une erreur 503, hier soir tout allait bien et personne n'y a touché. "
+        "On est en pleine période de soldes, merci de regarder vite.",
+    ),
+    "Português": (
+        "URGENTE!!! INCIDENTE",
+        "Boa tarde, queria mudar o meu domínio .pt para vocês, como é que peço o código de autorização e quanto tempo demora a transferência?",
+    ),
+    "Polski": (
+        "",
+        "Dzień dobry, od rana pingi do naszych serwerów gubią co trzeci pakiet, w mtr straty zaczynają się na waszym routerze. Nic u siebie nie zmienialiśmy.",
+    ),
+    "English": (
+        "comparing servers",
+        "Hi, we run about forty VMs today and will double next year. Which of your dedicated ranges would you pick, and what would ten of them cost over two years?",
+    ),
+    "Deutsch": (
+        "kurze Frage",
+        "Guten Tag, ist es normal, dass bei unserem gemieteten Server seit dem Stromtest gestern ein Netzteil orange blinkt? Läuft noch, wollte nur Bescheid geben.",
+    ),
+    "Español": (
+        "factura",
+        "Hola, este mes me habéis cobrado dos veces la misma factura en la tarjeta. ¿Podéis devolver uno de los dos cargos? Gracias.",
+    ),
+    "Italiano": (
+        "",
+        "Salve, da ieri i fax in arrivo si fermano a metà della seconda pagina, le chiamate normali invece vanno. Potete controllare la linea?",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the text; `pull` 1 to 3 towards the answer, -1 to -3 away from it, 0 neither."""
+
+    text: str
+    pull: int = 0
+
+
+@dataclass(frozen=True)
+class Question:
+    """One target's answer: percentages, and the text with the words that pulled it."""
+
+    name: str
+    label: str
+    percent: int
+    others: list[tuple[str, int]]
+    pieces: list[Piece]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A decision as a person reads it."""
+
+    action: str
+    title: str
+    meaning: str
+    reasons: list[str]
+    language: str
+    queue: str
+    priority: str
+    minutes: int
+    questions: list[Question]
+    involved: list[str]
+
+
+@dataclass(frozen=True)
+class TryPage:
+    """The first page: a form, and the answer once there is one."""
+
+    version: str
+    languages: list[str]
+    subject: str = ""
+    body: str = ""
+    result: Result | None = None
+    examples: list[str] = field(default_factory=lambda: list(EXAMPLES))
+
+
+def page(state: State, subject: str = "", body: str = "") -> TryPage:
+    """The page for a text; without text, the empty form. What is tried here is not stored."""
+    head = state.router.languages
+    languages = list(head.labels) if head else []
+    result = _result(state, subject, body) if subject.strip() or body.strip() else None
+    return TryPage(state.router.version, languages, subject, body, result)
+
+
+def _result(state: State, subject: str, body: str) -> Result:
+    (decision,) = decide(state.router, state.policy, [Ticket(subject, body)], explain=True)
+    text = clean(subject, body)
+    title, meaning = ACTIONS[decision["action"]]
+    return Result(
+        action=decision["action"],
+        title=title,
+        meaning=meaning,
+        reasons=[_reason(code) for code in decision["reasons"]],
+        language=decision["language"]["code"],
+        queue=decision["route"]["queue"],
+        priority=decision["route"]["priority"],
+        minutes=decision["route"]["respond_within_minutes"],
+        questions=list(_questions(decision, text)),
+        involved=decision["also_involve"],
+    )
+
+
+def _questions(decision: Decision, text: str) -> Iterator[Question]:
+    for name, answer in decision["labels"].items():
+        others = [(other["label"], _percent(other["confidence"])) for other in answer["alternatives"] if other["confidence"] >= 0.005]
+        pieces = list(_pieces(text, decision["explanation"][name]))
+        yield Question(name, answer["label"], _percent(answer["confidence"]), others, pieces)
+
+
+def _pieces(text: str, phrases: list[PulledBy]) -> Iterator[Piece]:
+    """The whole text, cut where the phrases begin and end."""
+    strongest = max((abs(phrase["weight"]) for phrase in phrases), default=0.0)
+    done = 0
+    for phrase in sorted(phrases, key=lambda found: found["start"]):
+        if phrase["start"] > done:
+            yield Piece(text[done : phrase["start"]])
+        strength = 1 + min(2, int(3 * abs(phrase["weight"]) / strongest)) if strongest else 1
+        yield Piece(text[phrase["start"] : phrase["end"]], strength if phrase["weight"] > 0 else -strength)
+        done = phrase["end"]
+    if done < len(text):
+        yield Piece(text[done:])
+
+
+def _reason(code: str) -> str:
+    if code in _REASONS:
+        return _REASONS[code]
+    what, _, which = code.partition("_")
+    if what == "possible":
+        return f"It may be an {which} after all, and that would be costly to miss."
+    return f"Not sure enough of the {which} to keep the promised precision."
+
+
+def _percent(share: float) -> int:
+    return min(99, round(100 * share)) if share < 1 else 100

@@ -1,0 +1,30 @@
+"""Every setting of the service: an environment variable ``POINTSMAN_<NAME>`` each, all of them in the README."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.taxonomy import DATA
+
+
+class Settings(BaseSettings):
+    """Read once, by whoever creates the application, and passed on from there."""
+
+    model_config = SettingsConfigDict(env_prefix="POINTSMAN_", extra="ignore", frozen=True)
+
+    model: Path = Field(default=Path("models"), description="A bundle, or a folder of bundles whose champion serves.")
+    host: str = Field(default="127.0.0.1", description="The address that the service is bound to.")
+    database_url: str = Field(default="sqlite:///pointsman.db", description="Where decisions are stored: SQLite or PostgreSQL.")
+    policy: Path = Field(default=DATA / "policy.yaml", description="The policy that turns labels into a route.")
+    keep_text_days: Annotated[int, Field(ge=0)] = Field(
+        default=30, description="Days that ticket text and the words of explanations are kept; 0 keeps none."
+    )
+    deep: Literal["auto", "off"] = Field(default="auto", description="`off` turns the deep path off when classifying or serving.")
+    max_request_bytes: Annotated[int, Field(ge=1024)] = Field(default=1_048_576, description="The largest body of a request for one ticket.")
+    max_batch_bytes: Annotated[int, Field(ge=1024)] = Field(default=16_777_216, description="The largest body of a batch.")
+    write_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
+        default=0.9, description="How long a request waits for its decision to be stored before it is answered 503."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level of log lines.")

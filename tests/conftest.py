@@ -1,0 +1,57 @@
+"""What the tests share: the shipped corpus, and a router learned from it once a session."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model import bundle
+from model.policy import Policy, load_policy
+from model.router import Router
+from model.taxonomy import load_taxonomy
+from training import card
+from training.fit import Settings, Trained, fit
+from training.table import TicketTable, read_table
+
+ROOT = Path(__file__).resolve().parent.parent
+TICKETS = sorted((ROOT / "data" / "tickets").glob("*.jsonl"))
+
+
+@pytest.fixture(scope="session")
+def tickets() -> list[dict[str, str]]:
+    """The shipped tickets of the core languages, as they stand in the files."""
+    return [json.loads(line) for path in TICKETS for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="session")
+def table() -> TicketTable:
+    return read_table([str(path) for path in TICKETS])
+
+
+@pytest.fixture(scope="session")
+def trained(table: TicketTable) -> Trained:
+    return fit(table, Settings(), load_taxonomy())
+
+
+@pytest.fixture(scope="session")
+def router(trained: Trained) -> Router:
+    return trained.router
+
+
+@pytest.fixture(scope="session")
+def policy() -> Policy:
+    return load_policy()
+
+
+@pytest.fixture(scope="session")
+def models(trained: Trained, table: TicketTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of bundles with one champion. Tests that change it copy it first."""
+    folder = tmp_path_factory.mktemp("models")
+    card.save(trained, table, Settings(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def home(models: Path) -> Path:
+    """The champion's version folder."""
+    return bundle.find(models)
