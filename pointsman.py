@@ -219,7 +219,7 @@ def classify(model: Path, source: str, output: str, explain: bool, database: str
                         tickets.append(ticket)
                     lines.append(line)
                 for place, decision in zip(places, decide(router, rules, tickets, explain=explain), strict=True):
-                    lines[place] |= decision  # type: ignore[arg-type]
+                    lines[place] |= decision
                 failed += len(lines) - len(tickets)
                 out.write(b"\n".join(map(orjson.dumps, lines)) + b"\n")
                 done += len(lines)

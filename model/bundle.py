@@ -202,7 +202,7 @@ def _inspect_manifest(home: Path) -> dict[str, Any]:
     for name in files:
         if not _FILE.fullmatch(name) or name == MANIFEST:
             raise BundleError(f"{path}: names a file that is not a plain name in this folder")
-    return manifest
+    return dict(manifest)
 
 
 def _inspect(home: Path, name: str, entry: dict[str, Any]) -> bytes:

@@ -30,8 +30,8 @@ def normalise(tag: str) -> str | None:
         language = langcodes.Language.get(tag.strip().replace("_", "-"))
     except (ValueError, AttributeError):  # langcodes' LanguageTagError is a ValueError
         return None
-    known = language.is_valid() and language.language and language.language != UNKNOWN
-    return _SAME.get(language.language, language.language) if known else None
+    code = language.language
+    return _SAME.get(code, code) if code and code != UNKNOWN and language.is_valid() else None
 
 
 @cache

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import language, scoring
+from model.tokens import Words
 
 _BREAK = frozenset("\n.?!;:")
 _LONGEST_PHRASE = 4  # words
@@ -39,7 +40,7 @@ class Target:
 
     def probabilities(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
         """Calibrated probabilities, (texts, labels), from all scores, (texts, columns)."""
-        logits = scores[:, self.columns] * self.sharpness + np.asarray(self.offsets)
+        logits: NDArray[np.float64] = scores[:, self.columns] * self.sharpness + np.asarray(self.offsets)
         logits -= logits.max(axis=1, keepdims=True)
         np.exp(logits, out=logits)
         logits /= logits.sum(axis=1, keepdims=True)
@@ -93,7 +94,7 @@ class Router:
 
         Raises TypeError for a lone string: its letters would be taken for texts.
         """
-        if isinstance(texts, str):
+        if isinstance(texts, str):  # type: ignore[unreachable]  # callers without types are who it is for
             raise TypeError("expected a list of texts, found one string: put it in a list")
         scores, words, known = scoring.score(texts, self.rows, self.bias)
         probabilities = {target.name: target.probabilities(scores) for target in self.targets}
@@ -153,7 +154,7 @@ class Router:
         return result
 
 
-def _joins(text: str, words: scoring.tokens.Words, weights: NDArray[np.float64], run: list[int], i: int) -> bool:
+def _joins(text: str, words: Words, weights: NDArray[np.float64], run: list[int], i: int) -> bool:
     """Whether word `i` goes on the phrase `run`: few words so far, same direction, nothing but a little space between."""
     end = words.ends[run[-1]]
     gap = text[end : words.begins[i]]

@@ -109,7 +109,7 @@ def pair_hash(left: np.uint64, right: np.uint64) -> np.uint64:
 @nb.njit(cache=True, nogil=True)
 def _class_of(code: np.uint32, classes: NDArray[np.uint8]) -> int:
     if code < _CLASSIFIED:
-        return classes[code]
+        return int(classes[code])
     return UNSPACED if code < 0x32000 else SEPARATOR
 
 

@@ -137,7 +137,8 @@ class ErrorBody(BaseModel):
 def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with `errors`."""
     by_status: dict[int | str, list[type[ServiceError]]] = {}
-    for error in (*errors, Unauthorised):
+    kinds: tuple[type[ServiceError], ...] = (*errors, Unauthorised)
+    for error in kinds:
         by_status.setdefault(error.status, []).append(error)
     return {
         status: {"model": ErrorBody, "description": "; ".join(f"`{error.code}`: {error.__doc__}" for error in group)}
@@ -166,7 +167,9 @@ def from_validation(error: ValidationError) -> ServiceError:
 
 
 # What Starlette raises by itself.
-_BY_STATUS: dict[int, type[ServiceError]] = {kind.status: kind for kind in (BadJson, Unauthorised, NotFound, MethodNotAllowed, TooLarge)}
+_BY_STATUS: dict[int, type[ServiceError]] = {
+    400: BadJson, 401: Unauthorised, 404: NotFound, 405: MethodNotAllowed, 413: TooLarge
+}  # fmt: skip
 
 
 def install(app: FastAPI) -> None:
@@ -176,7 +179,7 @@ def install(app: FastAPI) -> None:
         return error.response() if isinstance(error, ServiceError) else ServiceError().response()
 
     async def invalid(_: Request, error: Exception) -> Response:
-        first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": InvalidField.message}
+        first: Any = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": InvalidField.message}
         field = ".".join(str(part) for part in first["loc"][1:]) or None
         return InvalidField(f"{first['msg']}.", field=field).response()
 

@@ -128,7 +128,7 @@ class Writer:
                     raise
         raise AssertionError("unreachable")
 
-    def _tell(self, answers: list[tuple[_Job, list[Stored] | None]]) -> None:
+    def _tell(self, answers: Sequence[tuple[_Job, list[Stored] | None]]) -> None:
         def settle() -> None:
             for job, stored in answers:
                 if job.done.done():

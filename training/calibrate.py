@@ -82,4 +82,4 @@ def shift(codes: NDArray[np.int64], labels: tuple[str, ...], prior: dict[str, fl
     wanted = np.array([prior.get(label, 0.0) for label in labels])
     rest = share[~named]
     wanted[~named] = (1 - wanted.sum()) * rest / rest.sum() if rest.size else 0.0
-    return np.log(np.maximum(wanted, 1e-6)) - np.log(share)
+    return np.asarray(np.log(np.maximum(wanted, 1e-6)) - np.log(share))

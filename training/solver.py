@@ -27,20 +27,21 @@ def _descend(indptr: NDArray[np.int32], indices: NDArray[np.int32], data: NDArra
     for i in range(n):
         for j in range(indptr[i], indptr[i + 1]):
             length[i] += data[j] * data[j]
-    state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x2545F4914F6CDD1D)
-    order = np.arange(n)
+    state: np.uint64 = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x2545F4914F6CDD1D)
+    order: NDArray[np.int64] = np.arange(n)
     margin = np.empty(columns, np.float32)
     step = np.empty(columns, np.float32)
     done = 0
     for _ in range(epochs):
-        for i in range(n - 1, 0, -1):  # Fisher and Yates, by xorshift64*: the same order on every platform
+        for last in range(n - 1, 0, -1):  # Fisher and Yates, by xorshift64*: the same order on every platform
             state ^= state >> np.uint64(12)
             state ^= state << np.uint64(25)
             state ^= state >> np.uint64(27)
-            j = np.int64((state * np.uint64(0x2545F4914F6CDD1D)) >> np.uint64(33)) % (i + 1)
-            order[i], order[j] = order[j], order[i]
+            other = np.int64((state * np.uint64(0x2545F4914F6CDD1D)) >> np.uint64(33)) % (last + 1)
+            order[last], order[other] = order[other], order[last]
         change = 0.0
-        for i in order:
+        for place in range(n):
+            i = order[place]
             for k in range(columns):
                 margin[k] = weights[features, k]
             for j in range(indptr[i], indptr[i + 1]):

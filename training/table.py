@@ -24,7 +24,7 @@ SCHEMA = pa.DataFrameSchema(
     {
         "language": pa.Column(str, pa.Check(lambda tag: normalise(tag) is not None, element_wise=True, error="not a BCP 47 language tag"),
                               nullable=True, required=False),
-        "created_at": pa.Column(str, pa.Check(lambda moments: pd.to_datetime(moments, errors="coerce", utc=True, format="ISO8601").notna(),
+        "created_at": pa.Column(str, pa.Check(lambda moments: pd.Series(pd.to_datetime(moments, errors="coerce", utc=True, format="ISO8601")).notna(),
                                               error="not an ISO 8601 moment"), nullable=True, required=False),
         "channel": pa.Column(str, pa.Check.isin(CHANNELS, error=f"not one of {', '.join(CHANNELS)}"), nullable=True, required=False),
     },
@@ -91,7 +91,7 @@ def read_table(
     wanted = _target_columns(frame, targets)
     frame, blanked = _validated(frame)
     problems += blanked
-    pairs = [rows.text_of(row, columns) for row in frame[list(columns)].to_dict("records")]
+    pairs = [rows.text_of(dict(zip(columns, values, strict=True)), columns) for values in frame[list(columns)].itertuples(index=False)]
     frame["_text"] = [clean(subject, body) for subject, body in pairs]
     for name, column in wanted.items():
         frame[f"_{name}"] = [_label(value) for value in frame[column]]
@@ -180,7 +180,7 @@ def _validated(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
 
 
 def _problem(frame: pd.DataFrame, index: int, problem: str) -> Problem:
-    return Problem(str(frame.at[index, "_source"]), int(frame.at[index, "_row"]), problem)
+    return Problem(str(frame.at[index, "_source"]), int(str(frame.at[index, "_row"])), problem)
 
 
 def _drop(frame: pd.DataFrame, which: "pd.Series[bool]", why: str) -> list[Problem]:
