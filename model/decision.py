@@ -13,15 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
-import numpy as np
-
 from model import language
 from model.cleaning import clean
 from model.policy import Policy
 from model.router import Answers, Router, Target
 
 KIND = "kind"  # the target that decides on `suggest`, and that a customer declares
-MOST_ALTERNATIVES = 3
 
 Action = Literal["auto", "suggest", "review"]
 
@@ -78,19 +75,15 @@ def decide(router: Router, policy: Policy, tickets: Sequence[Ticket], *, explain
     texts = [clean(ticket.subject, ticket.body) for ticket in tickets]
     told = [language.normalise(ticket.language) if ticket.language else None for ticket in tickets]
     answers = router.answer(texts, told)
-    best = {target.name: answers.probabilities[target.name].argmax(axis=1).tolist() for target in router.targets}
-    ranked = {
-        target.name: np.argsort(-answers.probabilities[target.name], axis=1, kind="stable")[:, : MOST_ALTERNATIVES + 1].tolist()
-        for target in router.targets
-    }
-    listed = {name: np.round(p, 4).tolist() for name, p in answers.probabilities.items()}
+    top = {name: ranks.tolist() for name, ranks in answers.top.items()}
+    listed = {name: probabilities.tolist() for name, probabilities in answers.probabilities.items()}
     judge = _Judge(router, policy)
     decisions = []
     for i, ticket in enumerate(tickets):
         labels: dict[str, LabelAnswer] = {}
         for target in router.targets:
             row = listed[target.name][i]
-            guesses: list[Guess] = [{"label": target.labels[k], "confidence": row[k]} for k in ranked[target.name][i]]
+            guesses: list[Guess] = [{"label": target.labels[k], "confidence": round(row[k], 4)} for k in top[target.name][i] if k >= 0]
             labels[target.name] = {**guesses[0], "alternatives": guesses[1:]}
         code, sure = answers.languages[i]
         action, reasons = judge.act(i, texts[i], answers, labels)
@@ -115,12 +108,10 @@ def decide(router: Router, policy: Policy, tickets: Sequence[Ticket], *, explain
         if advise:
             decision["advice"] = judge.advice(code, decision, ticket.declared_kind)
         if explain:
+            columns = [target.first + top[target.name][i][0] for target in router.targets]
             decision["explanation"] = {
-                target.name: [
-                    {"text": phrase.text, "weight": round(phrase.weight, 3), "start": phrase.start, "end": phrase.end}
-                    for phrase in router.explain(texts[i], target, best[target.name][i])
-                ]
-                for target in router.targets
+                target.name: [phrase._asdict() for phrase in phrases]  # type: ignore[misc]
+                for target, phrases in zip(router.targets, router.explain(texts[i], columns), strict=True)
             }
         decisions.append(decision)
     return decisions

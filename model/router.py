@@ -1,17 +1,16 @@
 """A trained router in memory: texts in, an answer for every target out."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model import language, scoring
-from model.tokens import Words
 
-_BREAK = frozenset("\n.?!;:")
-_LONGEST_PHRASE = 4  # words
-
+LONGEST_PHRASE = 4  # words
+RANKS = 4  # labels of a target that are told: the most probable and its alternatives
 SURE_OF_LANGUAGE = 0.5  # below this the language head has met a language it never learned
 
 
@@ -50,11 +49,13 @@ class Target:
 class Answers(NamedTuple):
     """What the router says of some texts; every list and array has one entry a text.
 
-    `probabilities`: for each target (texts, labels); `languages`: code and confidence; `words` and `known`: how many words,
-    how many of them training had seen; `scores`: (texts, columns).
+    `probabilities`: for each target (texts, labels); `top`: for each target (texts, `RANKS`) its most probable labels, best
+    first, -1 where there are fewer; `languages`: code and confidence; `words` and `known`: how many words, how many of them
+    training had seen; `scores`: (texts, columns).
     """
 
-    probabilities: dict[str, NDArray[np.float64]]
+    probabilities: dict[str, NDArray[np.float32]]
+    top: dict[str, NDArray[np.int32]]
     languages: list[tuple[str, float]]
     words: NDArray[np.int32]
     known: NDArray[np.int32]
@@ -97,66 +98,44 @@ class Router:
         if isinstance(texts, str):  # type: ignore[unreachable]  # callers without types are who it is for
             raise TypeError("expected a list of texts, found one string: put it in a list")
         scores, words, known = scoring.score(texts, self.rows, self.bias)
-        probabilities = {target.name: target.probabilities(scores) for target in self.targets}
-        languages = self._languages(texts, told, scores, words, known)
-        return Answers(probabilities, languages, words, known, scores)
-
-    def explain(self, text: str, target: Target, label: int, most: int = 6) -> list[Phrase]:
-        """The phrases of a cleaned text that pulled `target` towards (weight above 0) or away from its label number
-        `label`, strongest first. Over all phrases the weights add up to the label's score less its bias."""
-        return self.phrases(text, target.first + label)[:most]
-
-    def phrases(self, text: str, column: int) -> list[Phrase]:
-        """All of a cleaned text's phrases and what each adds to the score of `column`, strongest first.
-
-        A phrase is a run of up to four neighbouring words of one sentence that pull the same way.
-        """
-        parts, words = scoring.score_parts(text, self.rows, self.bias)
-        weights = parts[:, column].astype(float)
-        phrases: list[Phrase] = []
-        run: list[int] = []
-        for i in range(len(weights) + 1):
-            ends = i == len(weights) or (run and not _joins(text, words, weights, run, i))
-            if run and ends:
-                start, end = int(words.begins[run[0]]), int(words.ends[run[-1]])
-                phrases.append(Phrase(text[start:end], float(weights[run].sum()), start, end))
-                run = []
-            run.append(i)
-        return sorted(phrases, key=lambda phrase: (-abs(phrase.weight), phrase.start))
-
-    def _languages(
-        self,
-        texts: list[str],
-        told: list[str | None] | None,
-        scores: NDArray[np.float32],
-        words: NDArray[np.int32],
-        known: NDArray[np.int32],
-    ) -> list[tuple[str, float]]:
+        firsts, sharpness, offsets = self._calibration
+        best = np.empty((len(texts), len(sharpness), RANKS), np.int32)
+        calibrated = scoring.calibrate(scores, firsts, sharpness, offsets, best)
+        probabilities = {target.name: calibrated[:, target.columns] for target in self.targets}
+        top = {target.name: best[:, head] for head, target in enumerate(self.targets)}
         if self.languages is not None:
-            probabilities = self.languages.probabilities(scores)
-            best = probabilities.argmax(axis=1)
-            sure = probabilities[np.arange(len(texts)), best].tolist()
-            guesses = [(self.languages.labels[i], round(p, 4)) for i, p in zip(best.tolist(), sure, strict=True)]
+            codes = best[:, -1, 0]
+            sure = calibrated[np.arange(len(texts)), self.languages.first + codes].tolist()
+            guesses = [(self.languages.labels[code], p) for code, p in zip(codes.tolist(), sure, strict=True)]
         else:
             # One language only: what speaks for it is that its words are known.
             share = known / np.maximum(words, 1)
-            guesses = [(self.only_language or language.UNKNOWN, round(p, 4)) for p in share.tolist()]
-        result = []
-        for i, guess in enumerate(guesses):
-            code = told[i] if told else None
-            if code:
-                guess = (code, 1.0)
-            elif not texts[i]:
-                guess = (language.UNKNOWN, 0.0)
-            elif guess[1] < SURE_OF_LANGUAGE:
-                guess = language.detect(texts[i])
-            result.append((guess[0], round(guess[1], 4)))
-        return result
+            guesses = [(self.only_language or language.UNKNOWN, p) for p in share.tolist()]
+        spoken = [self._language(text, told[i] if told else None, guesses[i]) for i, text in enumerate(texts)]
+        return Answers(probabilities, top, spoken, words, known, scores)
 
+    def explain(self, text: str, columns: list[int], most: int = 6) -> list[list[Phrase]]:
+        """For each of `columns` (a label's: ``target.first + label``) the phrases of a cleaned text that pulled towards it
+        (weight above 0) or away from it, strongest first. Without `most`, all the weights of a column add up to its score less
+        its bias."""
+        found = scoring.phrases(text, self.rows, self.bias, columns, LONGEST_PHRASE)
+        ranked = [sorted(phrases, key=lambda phrase: (-abs(phrase[2]), phrase[0]))[:most] for phrases in found]
+        return [[Phrase(text[start:end], weight, start, end) for start, end, weight in phrases] for phrases in ranked]
 
-def _joins(text: str, words: Words, weights: NDArray[np.float64], run: list[int], i: int) -> bool:
-    """Whether word `i` goes on the phrase `run`: few words so far, same direction, nothing but a little space between."""
-    end = words.ends[run[-1]]
-    gap = text[end : words.begins[i]]
-    near = len(gap) <= 2 and not _BREAK.intersection(gap) and text[end - 1] not in _BREAK
-    return near and len(run) < _LONGEST_PHRASE and (weights[i] > 0) == (weights[run[-1]] > 0)
+    @cached_property
+    def _calibration(self) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+        """All heads as the compiled loop wants them: first columns, sharpness, offsets."""
+        heads = [*self.targets, *([self.languages] if self.languages else [])]
+        return (
+            np.array([*(head.first for head in heads), len(self.bias)], np.int32),
+            np.array([head.sharpness for head in heads], np.float32),
+            np.array([offset for head in heads for offset in head.offsets], np.float32),
+        )
+
+    def _language(self, text: str, told: str | None, guess: tuple[str, float]) -> tuple[str, float]:
+        if told:
+            return told, 1.0
+        if not text:
+            return language.UNKNOWN, 0.0
+        code, sure = language.detect(text) if guess[1] < SURE_OF_LANGUAGE else guess
+        return code, round(sure, 4)

@@ -185,6 +185,84 @@ def _score(codes: Codes, offsets: NDArray[np.int64], classes: NDArray[np.uint8],
                         parts[i + 1, k] += share * row[k]
 
 
+@nb.njit(cache=True, nogil=True)
+def calibrate(scores: NDArray[np.float32], firsts: NDArray[np.int32], sharpness: NDArray[np.float32], offsets: NDArray[np.float32],
+              top: NDArray[np.int32]) -> NDArray[np.float32]:  # fmt: skip
+    """Calibrated probabilities, float32 (texts, columns): in each head, ``softmax(sharpness * score + offsets)``.
+
+    `firsts` (heads + 1,): the first column of each head, then the number of columns; `sharpness` (heads,); `offsets` (columns,).
+    `top` (texts, heads, ranks) is filled with each head's most probable labels, best first, -1 where there are fewer.
+    """
+    probabilities = np.empty_like(scores)
+    for text in range(len(scores)):
+        for head in range(len(sharpness)):
+            first, last = firsts[head], firsts[head + 1]
+            highest = np.float32(-np.inf)
+            for k in range(first, last):
+                logit = scores[text, k] * sharpness[head] + offsets[k]
+                probabilities[text, k] = logit
+                highest = max(highest, logit)
+            total = np.float32(0)
+            for k in range(first, last):
+                probabilities[text, k] = math.exp(probabilities[text, k] - highest)
+                total += probabilities[text, k]
+            for k in range(first, last):
+                probabilities[text, k] /= total
+            for rank in range(top.shape[2]):
+                best = -1
+                for k in range(first, last):
+                    taken = False
+                    for earlier in range(rank):
+                        taken = taken or top[text, head, earlier] == k - first
+                    if not taken and (best < 0 or probabilities[text, k] > probabilities[text, best]):
+                        best = k
+                top[text, head, rank] = best - first if best >= 0 else -1
+    return probabilities
+
+
+@nb.njit(cache=True, nogil=True)
+def _join(codes: Codes, begins: NDArray[np.int32], ends: NDArray[np.int32], weights: NDArray[np.float32], longest: int,
+          out: NDArray[np.float32]) -> int:  # fmt: skip
+    """Join neighbouring words that pull the same way into phrases: (start, end, weight) in the rows of `out`; how many."""
+    n = 0
+    first = 0
+    for i in range(1, len(weights) + 1):
+        joins = False
+        if i < len(weights):
+            gap = begins[i] - ends[i - 1]
+            joins = i - first < longest and gap <= 2 and (weights[i] > 0) == (weights[i - 1] > 0) and not _breaks(codes[ends[i - 1] - 1])
+            for place in range(ends[i - 1], begins[i]):
+                joins = joins and not _breaks(codes[place])
+        if not joins:
+            out[n, 0] = begins[first]
+            out[n, 1] = ends[i - 1]
+            out[n, 2] = weights[first:i].sum()
+            n += 1
+            first = i
+    return n
+
+
+@nb.njit(cache=True, nogil=True)
+def _breaks(code: int) -> bool:
+    # . ! ? ; : newline, and the full stops, question and exclamation marks of other scripts
+    return code in (10, 33, 46, 58, 59, 63, 0x061F, 0x0964, 0x3002, 0xFF01, 0xFF1F)
+
+
+def phrases(text: str, rows: Rows, bias: NDArray[np.float32], columns: list[int], longest: int) -> list[list[tuple[int, int, float]]]:
+    """For each of `columns`, the text's phrases of up to `longest` words of one sentence that pull the same way, as
+    (start, end, weight) in the order of the text; the weights add up to the column's score less its bias."""
+    parts, found = score_parts(text, rows, bias)
+    if not len(parts):
+        return [[] for _ in columns]
+    codes, _ = tokens.encode([text])
+    out = np.empty((len(parts), 3), np.float32)
+    result = []
+    for column in columns:
+        n = _join(codes, found.begins, found.ends, np.ascontiguousarray(parts[:, column]), longest, out)
+        result.append([(int(start), int(end), weight) for start, end, weight in out[:n].tolist()])
+    return result
+
+
 def score(texts: list[str], rows: Rows, bias: NDArray[np.float32]) -> Scores:
     """Score cleaned texts: one column for each entry of `bias`. The same code for one text and for thousands."""
     return _run(texts, rows, bias, np.empty((0, len(bias)), np.float32))

@@ -14,7 +14,7 @@ from model.policy import load_policy
 from model.taxonomy import load_taxonomy
 from service import database, errors, front
 from service.classify import api as classify
-from service.classify.schemas import BatchIn, TicketIn
+from service.classify.schemas import MOST_TICKETS, BatchIn, TicketIn
 from service.health import api as health
 from service.metrics import Metrics
 from service.models import api as models
@@ -71,8 +71,10 @@ def _describe(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            schemas = document["components"]["schemas"]
             for body in (TicketIn, BatchIn):
-                document["components"]["schemas"][body.__name__] = body.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas[body.__name__] = body.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas["BatchIn"]["properties"]["tickets"] |= {"items": {"$ref": "#/components/schemas/TicketIn"}, "maxItems": MOST_TICKETS}
             app.openapi_schema = document
         return app.openapi_schema
 
