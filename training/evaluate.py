@@ -22,10 +22,10 @@ def interval(right: int, of: int, confidence: float = 0.95) -> list[float]:
     share = right / of
     middle = (share + z * z / (2 * of)) / (1 + z * z / of)
     half = z / (1 + z * z / of) * np.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    return [round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4)]
+    return [round(max(0.0, float(middle - half)), 4), round(min(1.0, float(middle + half)), 4)]
 
 
-def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+def calibration_error(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> float:
     """Expected calibration error: the mean gap between confidence and accuracy over `_BINS` bins of as many tickets each
     (Nixon et al., "Measuring calibration in deep learning", 2019: adaptive bins)."""
     if not len(confidence):
@@ -34,7 +34,7 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
     return float(sum(abs(right[bin_].sum() - confidence[bin_].sum()) for bin_ in np.array_split(order, _BINS)) / len(order))
 
 
-def judge(target: Target, probabilities: NDArray[np.float64], codes: NDArray[np.int64], languages: list[str]) -> dict[str, Any]:
+def judge(target: Target, probabilities: NDArray[np.floating[Any]], codes: NDArray[np.int64], languages: list[str]) -> dict[str, Any]:
     """The figures of one target.
 
     `probabilities` (tickets, labels), made without having seen the tickets; `codes` (tickets,) the right labels, -1 where
@@ -57,7 +57,7 @@ def judge(target: Target, probabilities: NDArray[np.float64], codes: NDArray[np.
         "n": n,
         "accuracy": share(right),
         "macro_f1": round(float(f1[present].mean()), 4),
-        "majority": {"label": target.labels[biggest], "accuracy": round(support[biggest] / n, 4)},
+        "majority": {"label": target.labels[biggest], "accuracy": round(int(support[biggest]) / n, 4)},
         "calibration_error": round(calibration_error(confidence, right), 4),
         "log_loss": round(float(-np.log(np.maximum(p[np.arange(n), right_codes], 1e-12)).mean()), 4),
         "promise": {
@@ -93,7 +93,7 @@ def judge(target: Target, probabilities: NDArray[np.float64], codes: NDArray[np.
 
 def evaluate(router: Router, table: TicketTable) -> dict[str, Any]:
     """The figures of `router` on a table it never saw: ``{"tickets", "targets": {name: figures}, "language": figures}``."""
-    probabilities: dict[str, list[NDArray[np.float64]]] = {target.name: [] for target in router.targets}
+    probabilities: dict[str, list[NDArray[np.floating[Any]]]] = {target.name: [] for target in router.targets}
     guessed: list[str] = []
     for start in range(0, len(table), _BATCH):
         answers = router.answer(table.texts[start : start + _BATCH])
@@ -119,7 +119,9 @@ def share(right: NDArray[np.bool_]) -> dict[str, Any]:
     return {"share": round(hits / n, 4) if n else None, "interval": interval(hits, n), "n": n}
 
 
-def _protected(probability: NDArray[np.float64], guess: NDArray[np.int64], codes: NDArray[np.int64], label: int, limit: float) -> dict[str, Any]:
+def _protected(
+    probability: NDArray[np.floating[Any]], guess: NDArray[np.int64], codes: NDArray[np.int64], label: int, limit: float
+) -> dict[str, Any]:
     """Recall of a protected label: decided, and decided or held back from being routed as something else."""
     real = codes == label
     return {

@@ -27,8 +27,7 @@ from training.table import TicketTable
 
 COSTS = (0.5, 1.0, 2.0)  # of a margin missed; the one with the best mean macro-F1 in cross-validation is kept
 BALANCE = 0.3  # how much more the rare labels count; chosen by cross-validation, see benchmarks/README.md
-PROMISES = {"kind": 0.95}
-PROMISE = 0.9
+PROMISE = 0.95  # precision of the answers that are acted on without a person, unless another one is asked for
 RECALL = 0.97  # of a protected label, for the threshold of "possible"
 LANGUAGE = "language"
 LEAST_IN_LANGUAGE = 5  # tickets; a rarer language is not learned
@@ -213,7 +212,7 @@ def _calibrate(
     The probabilities of a fold are calibrated on the other folds; the target that serves, on all of them.
     """
     own = scores[:, head.columns]
-    promise = settings.promises.get(head.name, PROMISES.get(head.name, PROMISE))
+    promise = settings.promises.get(head.name, PROMISE)
     sharpness, offsets = calibrate.fit(own, head.codes)
     target = Target(head.name, head.labels, head.first, sharpness, tuple(offsets.tolist()), promise, None)
     probabilities = np.zeros(own.shape)

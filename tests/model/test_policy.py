@@ -182,6 +182,6 @@ def test_a_file_that_is_not_there_or_too_large_is_refused(file: Path) -> None:
 
 
 def test_a_taxonomy_needs_two_labels_for_a_target(file: Path) -> None:
-    file.write_text("{format: 1, languages: {core: [en]}, targets: {kind: {question: "What?", labels: {a: {definition: A}}}}}", encoding="utf-8")
+    file.write_text("{format: 1, languages: {core: [en]}, targets: {kind: {question: What, labels: {a: {definition: A}}}}}", encoding="utf-8")
     with pytest.raises(PolicyError, match=r"targets\.kind\.labels"):
         load_taxonomy(file)

@@ -1,0 +1,251 @@
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from model.router import Router
+from model.taxonomy import Taxonomy, load_taxonomy
+from training.calibrate import shift
+from training.errors import TrainingError
+from training.evaluate import evaluate
+from training.fit import LEAST_IN_LANGUAGE, PROMISE, Settings, Trained, fit
+from training.table import TicketTable
+
+
+@pytest.fixture(scope="module")
+def taxonomy() -> Taxonomy:
+    return load_taxonomy()
+
+
+def made(texts: list[str], labels: dict[str, list[str]], language: str = "en") -> TicketTable:
+    return TicketTable(texts, labels, [language] * len(texts), ("body",))
+
+
+def some_of(table: TicketTable, which: range) -> TicketTable:
+    labels = {name: [values[i] for i in which] for name, values in table.labels.items()}
+    return TicketTable([table.texts[i] for i in which], labels, [table.languages[i] for i in which], table.text_columns)
+
+
+@pytest.fixture(scope="module")
+def small(table: TicketTable) -> TicketTable:
+    """Every fifth of the shipped tickets: all labels and languages, learned in a quarter of a second."""
+    return some_of(table, range(0, 1155, 5))
+
+
+def mixed(n: int, incidents: float, seed: int) -> TicketTable:
+    """Tickets of eight words each; three quarters of the words that an incident can have, an advisory ticket can have too."""
+    rng = np.random.default_rng(seed)
+    kinds = np.where(rng.random(n) < incidents, "incident", "advisory").tolist()
+    texts = [" ".join(f"word{number}x" for number in rng.integers(0 if kind == "incident" else 15, 60 if kind == "incident" else 75, 8)) for kind in kinds]
+    return made(texts, {"kind": kinds})
+
+
+def arrays(router: Router) -> list[Any]:
+    return [router.rows.keys, router.rows.places, router.rows.values, router.bias]
+
+
+def settled(router: Router) -> list[Any]:
+    """All of a router but its arrays and its version."""
+    return [router.targets, router.languages, router.only_language, router.least_known, router.text_columns]
+
+
+def test_the_same_table_settings_and_seed_give_the_same_router(small: TicketTable, taxonomy: Taxonomy) -> None:
+    one, other = (fit(small, Settings(seed=3), taxonomy) for _ in range(2))
+    for left, right in zip(arrays(one.router), arrays(other.router), strict=True):
+        assert np.array_equal(left, right)
+    assert settled(one.router) == settled(other.router)
+    assert one.metrics == other.metrics
+    assert one.chosen == other.chosen
+    assert one.router.version != other.router.version
+
+
+def test_another_seed_gives_other_folds(small: TicketTable, taxonomy: Taxonomy) -> None:
+    one, other = (fit(small, Settings(seed=seed), taxonomy) for seed in (0, 1))
+    assert one.metrics["targets"] != other.metrics["targets"]
+
+
+def test_on_the_shipped_tickets_the_router_is_far_above_the_majority(trained: Trained) -> None:
+    assert trained.metrics["tickets"] == 1155
+    for name, least in {"kind": 0.88, "department": 0.87}.items():
+        figures = trained.metrics["targets"][name]
+        assert figures["n"] == 1155
+        assert figures["accuracy"]["interval"][0] > least > figures["majority"]["accuracy"] + 0.3
+        assert figures["macro_f1"] > least - 0.01
+        assert figures["calibration_error"] < 0.03
+        for code in ("fr", "en", "de", "es", "pt", "it", "pl"):
+            of = figures["languages"][code]
+            assert of["n"] == 165
+            assert of["share"] > of["majority"] + 0.25
+    assert trained.metrics["language"]["share"] > 0.98
+
+
+def test_on_the_shipped_tickets_promises_are_kept_with_much_covered(trained: Trained) -> None:
+    for name in ("kind", "department"):
+        promise = trained.metrics["targets"][name]["promise"]
+        assert promise["precision"] == PROMISE
+        assert promise["observed"]["share"] >= PROMISE
+        assert promise["coverage"]["share"] > 0.7
+    incident = trained.metrics["targets"]["kind"]["protected"]["incident"]
+    assert incident["recall_with_possible"]["share"] >= 0.97
+    assert incident["recall"]["share"] > 0.88
+
+
+def test_the_figures_are_of_tickets_not_seen(trained: Trained, router: Router, table: TicketTable) -> None:
+    seen = evaluate(router, table)["targets"]["department"]["accuracy"]["share"]
+    assert seen > 0.99
+    assert trained.metrics["targets"]["department"]["accuracy"]["share"] < seen - 0.03
+
+
+def test_near_duplicates_never_stand_on_both_sides(taxonomy: Taxonomy) -> None:
+    """Random words with random labels teach nothing but their own near-duplicates: who sees those is right, who does not
+    can only guess."""
+    rng = random.Random(0)
+    texts, kinds = [], []
+    for _ in range(60):
+        base, kind = " ".join(f"word{rng.randrange(10**6)}x" for _ in range(15)), rng.choice(["advisory", "incident"])
+        texts += [base, f"{base} once more", f"{base} please"]
+        kinds += [kind] * 3
+    metrics = fit(made(texts, {"kind": kinds}), Settings(), taxonomy).metrics
+    assert metrics["near_duplicates"] == 120
+    assert metrics["random_split"]["kind"]["share"] > 0.95
+    assert metrics["targets"]["kind"]["accuracy"]["share"] < 0.65
+
+
+def test_without_near_duplicates_there_is_no_second_figure(small: TicketTable, taxonomy: Taxonomy) -> None:
+    metrics = fit(small, Settings(), taxonomy).metrics
+    assert metrics["near_duplicates"] == 0
+    assert "random_split" not in metrics
+
+
+def test_a_ticket_may_lack_one_of_its_labels(small: TicketTable, taxonomy: Taxonomy) -> None:
+    kinds = [label if i % 3 else "" for i, label in enumerate(small.labels["kind"])]
+    partly = TicketTable(small.texts, {"kind": kinds, "department": small.labels["department"]}, small.languages, small.text_columns)
+    trained = fit(partly, Settings(), taxonomy)
+    assert [target.name for target in trained.router.targets] == ["kind", "department"]
+    assert trained.router.targets[0].labels == ("advisory", "incident")
+    assert trained.metrics["targets"]["kind"]["n"] == sum(map(bool, kinds))
+    assert trained.metrics["targets"]["department"]["n"] == len(small)
+    assert trained.metrics["targets"]["kind"]["accuracy"]["share"] > 0.65
+
+
+def test_what_has_one_label_only_is_no_question(small: TicketTable, taxonomy: Taxonomy) -> None:
+    labels = {"kind": small.labels["kind"], "brand": ["ours"] * len(small)}
+    router = fit(TicketTable(small.texts, labels, small.languages, small.text_columns), Settings(), taxonomy).router
+    assert [target.name for target in router.targets] == ["kind"]
+
+
+def test_the_answers_have_a_column_for_every_label_and_the_language_head_comes_last(router: Router) -> None:
+    kind, department = router.targets
+    assert router.languages is not None
+    assert (kind.columns, department.columns, router.languages.columns) == (slice(0, 2), slice(2, 10), slice(10, 17))
+    assert router.languages.labels == ("de", "en", "es", "fr", "it", "pl", "pt")
+    assert router.only_language is None
+    assert router.text_columns == ("subject", "body")
+    assert len(router.bias) == 17
+    assert router.rows.values.shape[1] == 18
+
+
+def test_a_rare_language_is_not_learned(small: TicketTable, taxonomy: Taxonomy) -> None:
+    languages = ["fr" if i >= LEAST_IN_LANGUAGE - 1 else "sv" for i in range(len(small))]
+    router = fit(TicketTable(small.texts, small.labels, languages, small.text_columns), Settings(), taxonomy).router
+    assert router.languages is None
+    assert router.only_language == "fr"
+
+
+def test_the_language_of_rows_that_name_none_may_be_given(taxonomy: Taxonomy) -> None:
+    table = made(["site down now", "site is down", "how to order", "how to pay"] * 3, {"kind": ["incident", "incident", "advisory", "advisory"] * 3}, "")
+    assert fit(table, Settings(language="nl"), taxonomy).router.only_language == "nl"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (Settings(promises={"mood": 0.9}), ["no target 'mood'", "kind, department"]),
+        (Settings(priors={"mood": {"bad": 0.9}}), ["no target 'mood'", "kind, department"]),
+        (Settings(priors={"kind": {"outage": 0.2}}), ["kind has no label 'outage'", "advisory, incident"]),
+        (Settings(priors={"kind": {"incident": 0.6, "advisory": 0.6}}), ["shares of kind add up to 1.2"]),
+        (Settings(priors={"kind": {"incident": 0.2, "advisory": 0.2}}), ["shares of kind add up to 0.4"]),
+        (Settings(priors={"department": {"sales": 0.7, "domains": 0.7}}), ["shares of department add up to 1.4"]),
+    ],
+)
+def test_a_promise_or_prior_that_does_not_fit_the_table_is_refused(
+    small: TicketTable, taxonomy: Taxonomy, settings: Settings, words: list[str]
+) -> None:
+    with pytest.raises(TrainingError) as caught:
+        fit(small, settings, taxonomy)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_tickets_that_are_all_near_duplicates_are_refused(taxonomy: Taxonomy) -> None:
+    texts = [f"these are the very same ten words in every single ticket {i}" for i in range(10)]
+    with pytest.raises(TrainingError, match="10 tickets, but fewer than two distinct"):
+        fit(made(texts, {"kind": ["incident", "advisory"] * 5}), Settings(), taxonomy)
+
+
+def test_a_target_called_language_is_learned_like_any_other(small: TicketTable, taxonomy: Taxonomy) -> None:
+    """Any label column can be a target."""
+    table = TicketTable(small.texts, {"language": small.languages}, small.languages, small.text_columns)
+    trained = fit(table, Settings(), taxonomy)
+    assert [target.name for target in trained.router.targets] == ["language"]
+    assert trained.metrics["targets"]["language"]["accuracy"]["share"] > 0.9
+
+
+def test_a_higher_promise_asks_for_more_confidence(small: TicketTable, taxonomy: Taxonomy) -> None:
+    low, high, most = (fit(small, Settings(promises={"kind": promise}), taxonomy).router.targets[0] for promise in (0.6, 0.75, 1.0))
+    assert (low.promise, high.promise) == (0.6, 0.75)
+    assert low.threshold is not None
+    assert high.threshold is not None
+    assert low.threshold < high.threshold
+    assert most.threshold is None
+
+
+def test_a_prior_moves_probabilities_as_bayes_says(small: TicketTable, taxonomy: Taxonomy) -> None:
+    plain, shifted = (fit(small, Settings(priors=priors), taxonomy).router for priors in ({}, {"kind": {"incident": 0.1}}))
+    text = [small.texts[0]]
+    share = small.labels["kind"].count("incident") / len(small)
+    before, after = (router.answer(text).probabilities["kind"][0, 1] for router in (plain, shifted))
+    odds = 0.1 / 0.9 / (share / (1 - share))
+    assert after / (1 - after) == pytest.approx(odds * before / (1 - before))
+    assert shifted.targets[1] == plain.targets[1]
+
+
+def test_with_a_prior_the_same_incidents_are_possible(small: TicketTable, taxonomy: Taxonomy) -> None:
+    """How many of the incidents are found does not hang on how many there are, so the limit must move with the
+    probabilities: a rarer label is protected from a lower one."""
+    plain, shifted = (fit(small, Settings(priors=priors), taxonomy).router.targets[0] for priors in ({}, {"kind": {"incident": 0.1}}))
+    codes = small.codes("kind", plain.labels)
+    moved = shift(codes, plain.labels, {"incident": 0.1})
+    expected = expit(logit(plain.protect["incident"]) + moved[1] - moved[0])
+    assert shifted.protect["incident"] == pytest.approx(expected)
+
+
+def test_with_a_prior_incidents_are_still_found(taxonomy: Taxonomy) -> None:
+    prior = {"kind": {"incident": 0.1}}
+    router = fit(mixed(1500, 0.5, seed=0), Settings(priors=prior), taxonomy).router
+    figures = evaluate(router, mixed(6000, 0.1, seed=1))["targets"]["kind"]
+    assert figures["protected"]["incident"]["recall_with_possible"]["share"] > 0.955
+
+
+def test_with_a_prior_the_promise_is_kept_at_the_door(taxonomy: Taxonomy) -> None:
+    """Learned where nine of ten tickets are easy to be right about, asked where that is no longer so."""
+    router = fit(mixed(1500, 0.1, seed=0), Settings(promises={"kind": 0.96}, priors={"kind": {"incident": 0.5}}), taxonomy).router
+    promise = evaluate(router, mixed(6000, 0.5, seed=1))["targets"]["kind"]["promise"]
+    assert promise["threshold"] is None or promise["observed"]["share"] > 0.955
+
+
+def test_a_short_budget_tries_one_cost_and_a_long_one_all(small: TicketTable, taxonomy: Taxonomy) -> None:
+    assert list(fit(small, Settings(budget=1e-6), taxonomy).chosen["macro_f1_by_cost"]) == ["1.0"]
+    chosen = fit(small, Settings(budget=60), taxonomy).chosen
+    tried = chosen["macro_f1_by_cost"]
+    assert list(tried) == ["0.5", "1.0", "2.0"]
+    assert tried[str(chosen["cost"])] == max(tried.values())
+
+
+def test_progress_is_told_from_beginning_to_end(small: TicketTable, taxonomy: Taxonomy) -> None:
+    told: list[tuple[str, int, int]] = []
+    fit(small, Settings(), taxonomy, lambda stage, done, of: told.append((stage, done, of)))
+    assert told[0][0] == "reading the words"
+    assert [(done, of) for stage, done, of in told if stage == "cross-validating"] == [(i, 5) for i in range(6)]
+    assert told[-1] == ("done", 1, 1)
