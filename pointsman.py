@@ -197,7 +197,7 @@ def classify(model: Path, source: str, output: str, explain: bool, database: str
     import orjson
 
     from model import bundle, policy
-    from model.decision import Ticket, decide
+    from model.decision import Decider, Ticket
     from model.errors import ModelError
     from training import rows
     from training.errors import TrainingError
@@ -205,7 +205,7 @@ def classify(model: Path, source: str, output: str, explain: bool, database: str
     failed = 0
     try:
         router = bundle.load(bundle.find(model))
-        rules = policy.load_policy(_setting_path("POINTSMAN_POLICY"))
+        decider = Decider(router, policy.load_policy(_setting_path("POINTSMAN_POLICY")))
         with _output(output) as out, _progress() as progress:
             done = 0
             for batch in _batches(rows.read(source, database)):
@@ -218,7 +218,7 @@ def classify(model: Path, source: str, output: str, explain: bool, database: str
                         places.append(len(lines))
                         tickets.append(ticket)
                     lines.append(line)
-                for place, decision in zip(places, decide(router, rules, tickets, explain=explain), strict=True):
+                for place, decision in zip(places, decider.decide(tickets, explain=explain), strict=True):
                     lines[place] |= decision
                 failed += len(lines) - len(tickets)
                 out.write(b"\n".join(map(orjson.dumps, lines)) + b"\n")

@@ -11,11 +11,12 @@ Reason codes, in the order in which they are looked for:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NotRequired, TypedDict
 
 from model import language
 from model.cleaning import clean
-from model.policy import Policy
+from model.policy import Policy, Route
 from model.router import Answers, Router, Target
 
 KIND = "kind"  # the target that decides on `suggest`, and that a customer declares
@@ -70,109 +71,128 @@ class Decision(TypedDict):
     explanation: NotRequired[dict[str, list[PulledBy]]]
 
 
-def decide(router: Router, policy: Policy, tickets: Sequence[Ticket], *, explain: bool = False, advise: bool = False) -> list[Decision]:
-    """Decide each ticket; the answers come in the order of `tickets`, each as if it had been asked alone."""
-    texts = [clean(ticket.subject, ticket.body) for ticket in tickets]
-    told = [language.normalise(ticket.language) if ticket.language else None for ticket in tickets]
-    answers = router.answer(texts, told)
-    top = {name: ranks.tolist() for name, ranks in answers.top.items()}
-    listed = {name: probabilities.tolist() for name, probabilities in answers.probabilities.items()}
-    judge = _Judge(router, policy)
-    decisions = []
-    for i, ticket in enumerate(tickets):
-        labels: dict[str, LabelAnswer] = {}
-        for target in router.targets:
-            row = listed[target.name][i]
-            guesses: list[Guess] = [{"label": target.labels[k], "confidence": round(row[k], 4)} for k in top[target.name][i] if k >= 0]
-            labels[target.name] = {**guesses[0], "alternatives": guesses[1:]}
-        code, sure = answers.languages[i]
-        action, reasons = judge.act(i, texts[i], answers, labels)
-        facts = {name: answer["label"] for name, answer in labels.items()} | {
-            "language": code, "customer_tier": ticket.customer_tier, "channel": ticket.channel,
-            "country": ticket.country, "declared_kind": ticket.declared_kind, "action": action,
-        }  # fmt: skip
-        queue, priority, minutes = policy.route(facts, reasons)
-        kind = labels.get(KIND)
-        misdirected = kind["label"] != ticket.declared_kind if kind and ticket.declared_kind else None
-        decision: Decision = {
-            "model_version": router.version,
-            "path": "fast",
-            "language": {"code": code, "confidence": sure},
-            "labels": labels,
-            "action": action,
-            "reasons": list(reasons),
-            "also_involve": judge.involved(i, answers, labels),
-            "route": {"queue": queue, "priority": priority, "respond_within_minutes": minutes},
-            "misdirected": misdirected,
-        }
-        if advise:
-            decision["advice"] = judge.advice(code, decision, ticket.declared_kind)
-        if explain:
-            columns = [target.first + top[target.name][i][0] for target in router.targets]
-            decision["explanation"] = {
-                target.name: [phrase._asdict() for phrase in phrases]  # type: ignore[misc]
-                for target, phrases in zip(router.targets, router.explain(texts[i], columns), strict=True)
-            }
-        decisions.append(decision)
-    return decisions
-
-
-class _Judge:
-    """What a bundle's thresholds and a policy's make of the answers."""
+class Decider:
+    """A router and a policy, ready to decide tickets."""
 
     def __init__(self, router: Router, policy: Policy) -> None:
         self.router = router
         self.policy = policy
         by_name = {target.name: target for target in router.targets}
-        self.routed = tuple(by_name[name] for name in policy.route_on if name in by_name) or router.targets
-        self.leading = by_name.get(KIND, self.routed[0])
-        self.thresholds = {target.name: self._threshold(target) for target in router.targets}
-        self.involving = by_name.get(policy.involve or "")
+        self._routed = tuple(by_name[name] for name in policy.route_on if name in by_name) or router.targets
+        self._leading = by_name.get(KIND, self._routed[0])
+        self._thresholds = {target.name: self._threshold(target) for target in router.targets}
+        self._involving = by_name.get(policy.involve or "")
+        self._protected = [
+            (target.name, label, target.labels.index(label), limit) for target in router.targets for label, limit in target.protect.items()
+        ]
         if router.languages is not None:
-            self.learned = frozenset(router.languages.labels)
+            self._learned = frozenset(router.languages.labels)
         else:
-            self.learned = frozenset([router.only_language] if router.only_language else [])
+            self._learned = frozenset([router.only_language] if router.only_language else [])
+        self._route = lru_cache(maxsize=4096)(self._find_route)  # tickets are many, routes are few
+
+    def decide(self, tickets: Sequence[Ticket], *, explain: bool = False, advise: bool = False) -> list[Decision]:
+        """Decide each ticket; the answers come in the order of `tickets`, each as if it had been asked alone."""
+        texts = [clean(ticket.subject, ticket.body) for ticket in tickets]
+        told = [language.normalise(ticket.language) if ticket.language else None for ticket in tickets]
+        answers = self.router.answer(texts, told)
+        asked = [
+            (target.name, target.labels, answers.top[target.name].tolist(), answers.probabilities[target.name].tolist())
+            for target in self.router.targets
+        ]
+        familiar = (answers.known >= self.router.least_known * answers.words) & (answers.words > 0)
+        decisions = []
+        for i, (ticket, known) in enumerate(zip(tickets, familiar.tolist(), strict=True)):
+            labels: dict[str, LabelAnswer] = {}
+            for name, names, top, probabilities in asked:
+                row = probabilities[i]
+                guesses: list[Guess] = [{"label": names[k], "confidence": round(row[k], 4)} for k in top[i] if k >= 0]
+                labels[name] = {"label": guesses[0]["label"], "confidence": guesses[0]["confidence"], "alternatives": guesses[1:]}
+            code, sure = answers.languages[i]
+            action, reasons = self._act(i, bool(texts[i]), known, code, answers, labels)
+            decided = tuple(answer["label"] for answer in labels.values())
+            queue, priority, minutes = self._route(
+                decided, code, ticket.customer_tier, ticket.channel, ticket.country, ticket.declared_kind, action, tuple(reasons)
+            )
+            kind = labels.get(KIND)
+            decision: Decision = {
+                "model_version": self.router.version,
+                "path": "fast",
+                "language": {"code": code, "confidence": sure},
+                "labels": labels,
+                "action": action,
+                "reasons": reasons,
+                "also_involve": self._involved(i, answers, labels),
+                "route": {"queue": queue, "priority": priority, "respond_within_minutes": minutes},
+                "misdirected": kind["label"] != ticket.declared_kind if kind and ticket.declared_kind else None,
+            }
+            if advise:
+                decision["advice"] = self._advice(decision, ticket.declared_kind)
+            if explain:
+                decision["explanation"] = self._explanation(texts[i], [top[i][0] for _, _, top, _ in asked])
+            decisions.append(decision)
+        return decisions
+
+    def _explanation(self, text: str, labels: list[int]) -> dict[str, list[PulledBy]]:
+        targets = self.router.targets
+        found = self.router.explain(text, [target.first + label for target, label in zip(targets, labels, strict=True)])
+        return {
+            target.name: [{"text": p.text, "weight": round(p.weight, 3), "start": p.start, "end": p.end} for p in phrases]
+            for target, phrases in zip(targets, found, strict=True)
+        }
+
+    def _find_route(
+        self, labels: tuple[str, ...], code: str, tier: str | None, channel: str | None, country: str | None, declared: str | None,
+        action: Action, reasons: tuple[str, ...],
+    ) -> Route:  # fmt: skip
+        facts: dict[str, str | None] = {target.name: label for target, label in zip(self.router.targets, labels, strict=True)}
+        facts |= {"language": code, "customer_tier": tier, "channel": channel, "country": country, "declared_kind": declared, "action": action}
+        return self.policy.route(facts, reasons)
 
     def _threshold(self, target: Target) -> float:
         # No confidence keeps the promise: none is enough.
         learned = 2.0 if target.threshold is None else target.threshold
         return max(learned, self.policy.thresholds.get(target.name, 0.0))
 
-    def act(self, i: int, text: str, answers: Answers, labels: dict[str, LabelAnswer]) -> tuple[Action, tuple[str, ...]]:
+    def _act(self, i: int, text: bool, familiar: bool, code: str, answers: Answers, labels: dict[str, LabelAnswer]) -> tuple[Action, list[str]]:
         """The action for answer `i`, and its reasons."""
         if not text:
-            return "review", ("empty",)
+            return "review", ["empty"]
         reasons: list[str] = []
-        if answers.known[i] < self.router.least_known * answers.words[i] or answers.words[i] == 0:
+        if not familiar:
             reasons.append("unfamiliar")
-        if answers.languages[i][0] not in self.learned:
+        if code not in self._learned:
             reasons.append("unknown_language")
         strange = bool(reasons)
-        unsure = [t.name for t in self.routed if labels[t.name]["confidence"] < self.thresholds[t.name]]
+        unsure = [t.name for t in self._routed if labels[t.name]["confidence"] < self._thresholds[t.name]]
         reasons += [f"unsure_{name}" for name in unsure]
-        missed = []
-        for target in self.router.targets:
-            for label, limit in target.protect.items():
-                probable = answers.probabilities[target.name][i, target.labels.index(label)] >= limit
-                if probable and labels[target.name]["label"] != label:
-                    missed.append(f"possible_{label}")
+        missed = [
+            f"possible_{label}"
+            for name, label, place, limit in self._protected
+            if labels[name]["label"] != label and answers.probabilities[name][i, place] >= limit
+        ]
         reasons += missed
-        if strange or self.leading.name in unsure:
-            return "review", tuple(reasons)
-        return ("suggest" if unsure or missed else "auto"), tuple(reasons)
+        if strange or self._leading.name in unsure:
+            return "review", reasons
+        return ("suggest" if unsure or missed else "auto"), reasons
 
-    def involved(self, i: int, answers: Answers, labels: dict[str, LabelAnswer]) -> list[str]:
+    def _involved(self, i: int, answers: Answers, labels: dict[str, LabelAnswer]) -> list[str]:
         """Further labels of the policy's `involve` target whose own one-against-the-rest score says yes."""
-        target = self.involving
+        target = self._involving
         if target is None:
             return []
         decided = labels[target.name]["label"]
         scores = answers.scores[i, target.columns].tolist()
         return [label for label, score in zip(target.labels, scores, strict=True) if score > 0 and label != decided]
 
-    def advice(self, code: str, decision: Decision, declared: str | None) -> dict[str, str] | None:
+    def _advice(self, decision: Decision, declared: str | None) -> dict[str, str] | None:
         """For a ticket that was declared a protected kind and surely is none: the better channel and a kind word."""
-        surely = decision["misdirected"] and decision["action"] != "review" and declared in self.leading.protect
+        surely = decision["misdirected"] and decision["action"] != "review" and declared in self._leading.protect
         if not surely or any(reason == f"possible_{declared}" for reason in decision["reasons"]):
             return None
-        return {"channel": self.policy.advice.channel, "message": self.policy.message(code)}
+        return {"channel": self.policy.advice.channel, "message": self.policy.message(decision["language"]["code"])}
+
+
+def decide(router: Router, policy: Policy, tickets: Sequence[Ticket], *, explain: bool = False, advise: bool = False) -> list[Decision]:
+    """`Decider.decide` for one call; who decides ticket after ticket keeps a Decider."""
+    return Decider(router, policy).decide(tickets, explain=explain, advise=advise)

@@ -2,7 +2,7 @@
 them."""
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -39,7 +39,7 @@ class Rule(_Data):
     priority: Literal["low", "normal", "high", "urgent"]
     respond_within_minutes: Annotated[int, Field(ge=1, le=60 * 24 * 90)]
 
-    def holds(self, facts: Mapping[str, str | None], reasons: tuple[str, ...]) -> bool:
+    def holds(self, facts: Mapping[str, str | None], reasons: Sequence[str]) -> bool:
         for name, wanted in self.when.items():
             allowed = (wanted,) if isinstance(wanted, str) else wanted
             if name == "reason":
@@ -78,7 +78,7 @@ class Policy(_Data):
         if self.fallback_language not in self.advice.messages:
             raise ValueError(f"advice.messages has none in the fallback language, {self.fallback_language}")
 
-    def route(self, facts: Mapping[str, str | None], reasons: tuple[str, ...]) -> Route:
+    def route(self, facts: Mapping[str, str | None], reasons: Sequence[str]) -> Route:
         """The route of a ticket of which `facts` are known."""
         rule = next(rule for rule in self.rules if rule.holds(facts, reasons))
         spoken = facts.get("language")

@@ -114,13 +114,12 @@ class Router:
         spoken = [self._language(text, told[i] if told else None, guesses[i]) for i, text in enumerate(texts)]
         return Answers(probabilities, top, spoken, words, known, scores)
 
-    def explain(self, text: str, columns: list[int], most: int = 6) -> list[list[Phrase]]:
+    def explain(self, text: str, columns: list[int], most: int | None = 6) -> list[list[Phrase]]:
         """For each of `columns` (a label's: ``target.first + label``) the phrases of a cleaned text that pulled towards it
-        (weight above 0) or away from it, strongest first. Without `most`, all the weights of a column add up to its score less
-        its bias."""
-        found = scoring.phrases(text, self.rows, self.bias, columns, LONGEST_PHRASE)
-        ranked = [sorted(phrases, key=lambda phrase: (-abs(phrase[2]), phrase[0]))[:most] for phrases in found]
-        return [[Phrase(text[start:end], weight, start, end) for start, end, weight in phrases] for phrases in ranked]
+        (weight above 0) or away from it, strongest first. With `most` None, all of them: then the weights of a column add up
+        to its score less its bias."""
+        found = scoring.phrases(text, self.rows, self.bias, columns, LONGEST_PHRASE, most)
+        return [[Phrase(text[start:end], weight, start, end) for start, end, weight in phrases] for phrases in found]
 
     @cached_property
     def _calibration(self) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:

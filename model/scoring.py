@@ -221,14 +221,14 @@ def calibrate(scores: NDArray[np.float32], firsts: NDArray[np.int32], sharpness:
 
 
 @nb.njit(cache=True, nogil=True)
-def _join(codes: Codes, begins: NDArray[np.int32], ends: NDArray[np.int32], weights: NDArray[np.float32], longest: int,
+def _join(codes: Codes, begins: NDArray[np.int32], ends: NDArray[np.int32], weights: NDArray[np.float32], n_words: int, longest: int,
           out: NDArray[np.float32]) -> int:  # fmt: skip
     """Join neighbouring words that pull the same way into phrases: (start, end, weight) in the rows of `out`; how many."""
     n = 0
     first = 0
-    for i in range(1, len(weights) + 1):
+    for i in range(1, n_words + 1):
         joins = False
-        if i < len(weights):
+        if i < n_words:
             gap = begins[i] - ends[i - 1]
             joins = i - first < longest and gap <= 2 and (weights[i] > 0) == (weights[i - 1] > 0) and not _breaks(codes[ends[i - 1] - 1])
             for place in range(ends[i - 1], begins[i]):
@@ -248,19 +248,44 @@ def _breaks(code: int) -> bool:
     return code in (10, 33, 46, 58, 59, 63, 0x061F, 0x0964, 0x3002, 0xFF01, 0xFF1F)
 
 
-def phrases(text: str, rows: Rows, bias: NDArray[np.float32], columns: list[int], longest: int) -> list[list[tuple[int, int, float]]]:
+@nb.njit(cache=True, nogil=True)
+def _phrases(codes: Codes, classes: NDArray[np.uint8], keys: Hashes, places: NDArray[np.int32], values: NDArray[np.float32],
+             bias: NDArray[np.float32], wanted: NDArray[np.int64], longest: int, out: NDArray[np.float32]) -> NDArray[np.int64]:  # fmt: skip
+    """Fill `out` (wanted, most, 3) with each wanted column's strongest phrases as (start, end, weight), strongest first;
+    returns how many each has."""
+    begins = np.empty(len(codes), np.int32)
+    ends = np.empty(len(codes), np.int32)
+    hashes = np.empty(len(codes), np.uint64)
+    n_words = tokens.scan(codes, 0, len(codes), classes, begins, ends, hashes)
+    found = np.zeros(len(wanted), np.int64)
+    if n_words == 0:
+        return found
+    parts = np.zeros((n_words, len(bias)), np.float32)
+    offsets = np.array([0, len(codes)])
+    count = np.empty(1, np.int32)
+    _score(codes, offsets, classes, keys, places, values, bias, np.empty((1, len(bias)), np.float32), count, count.copy(), parts)
+    joined = np.empty((n_words, 3), np.float32)
+    for w in range(len(wanted)):
+        n = _join(codes, begins, ends, parts[:, wanted[w]], n_words, longest, joined)
+        strength = np.abs(joined[:n, 2])
+        order = np.argsort(-strength, kind="mergesort")[: out.shape[1]]
+        for place in range(len(order)):
+            out[w, place] = joined[order[place]]
+        found[w] = len(order)
+    return found
+
+
+def phrases(
+    text: str, rows: Rows, bias: NDArray[np.float32], columns: list[int], longest: int, most: int | None
+) -> list[list[tuple[int, int, float]]]:
     """For each of `columns`, the text's phrases of up to `longest` words of one sentence that pull the same way, as
-    (start, end, weight) in the order of the text; the weights add up to the column's score less its bias."""
-    parts, found = score_parts(text, rows, bias)
-    if not len(parts):
-        return [[] for _ in columns]
+    (start, end, weight), strongest first, at most `most`. All together the weights add up to the column's score less its
+    bias."""
     codes, _ = tokens.encode([text])
-    out = np.empty((len(parts), 3), np.float32)
-    result = []
-    for column in columns:
-        n = _join(codes, found.begins, found.ends, np.ascontiguousarray(parts[:, column]), longest, out)
-        result.append([(int(start), int(end), weight) for start, end, weight in out[:n].tolist()])
-    return result
+    out = np.empty((len(columns), len(text) if most is None else most, 3), np.float32)
+    classes = tokens.character_classes()
+    found = _phrases(codes, classes, rows.keys, rows.places, rows.values, bias, np.array(columns), longest, out)
+    return [[(int(start), int(end), weight) for start, end, weight in phrases[:n]] for phrases, n in zip(out.tolist(), found.tolist(), strict=True)]
 
 
 def score(texts: list[str], rows: Rows, bias: NDArray[np.float32]) -> Scores:

@@ -10,6 +10,7 @@ by numba (cached on disk); they work on code points, so a position found here is
 
 import unicodedata
 from functools import cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import numba as nb
@@ -83,8 +84,7 @@ def encode(texts: list[str]) -> tuple[Codes, NDArray[np.int64]]:
 
     Raises UnicodeEncodeError on a lone surrogate: clean first.
     """
-    offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum([len(text) for text in texts], out=offsets[1:])
+    offsets = np.array([0, *accumulate(map(len, texts))], np.int64)
     codes = np.frombuffer(lowered("".join(texts)).encode("utf-32-le"), np.uint32)
     return codes, offsets
 

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 
 from model import bundle
-from model.decision import Ticket, decide
+from model.decision import Decider, Ticket
 from model.policy import load_policy
 from model.taxonomy import load_taxonomy
 from service import database, errors, front
@@ -34,11 +34,10 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state = _open(settings, metrics)
         app.state.service = state
-        state.writer.start()
         try:
             yield
         finally:
-            state.writer.stop()
+            await state.writer.stop()
             state.engine.dispose()
 
     app = FastAPIOffline(
@@ -55,14 +54,14 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _open(settings: Settings, metrics: Metrics) -> State:
     router, manifest = bundle.load_with_manifest(bundle.find(settings.model))
-    policy = load_policy(settings.policy)
+    decider = Decider(router, load_policy(settings.policy))
     # The compiled loops are loaded now, not in the first customer's request.
-    decide(router, policy, [Ticket(body="Warm up")], explain=True, advise=True)
+    decider.decide([Ticket(body="Warm up")], explain=True, advise=True)
     metrics.model.labels(router.version).set(1)
     engine = database.connect(settings.database_url)
     database.migrate(engine)
     writer = Writer(engine, settings.keep_text_days, settings.write_seconds, metrics)
-    return State(settings, router, manifest, policy, load_taxonomy(), engine, writer, metrics)
+    return State(settings, decider, manifest, load_taxonomy(), engine, writer, metrics)
 
 
 def _describe(app: FastAPI) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 from sqlalchemy.engine import Engine
 
-from model.decision import Decision
-from model.policy import Policy
+from model.decision import Decider, Decision
 from model.router import Router
 from model.taxonomy import Taxonomy
 from service.metrics import Metrics
@@ -20,13 +19,17 @@ class State:
     """The parts of a running application."""
 
     settings: Settings
-    router: Router
+    decider: Decider
     manifest: dict[str, Any]
-    policy: Policy
     taxonomy: Taxonomy
     engine: Engine
     writer: Writer
     metrics: Metrics
+
+    @property
+    def router(self) -> Router:
+        """The router that serves."""
+        return self.decider.router
 
     def count(self, decided: Iterable[Decision]) -> None:
         """Enter decisions in the metrics."""

@@ -9,7 +9,7 @@ import orjson
 from pydantic import ValidationError
 from ulid import ULID
 
-from model.decision import Decision, Ticket, decide
+from model.decision import Decision, Ticket
 from service.classify.repository import Record, Stored
 from service.classify.schemas import TicketIn
 from service.errors import NoText, TicketConflict, from_validation
@@ -45,7 +45,7 @@ def classify(state: State, tickets: Sequence[TicketIn]) -> list[Record]:
     """Decide the tickets: what is to be stored and then answered, in order."""
     now = datetime.now(UTC)
     with state.metrics.classify_seconds.time():
-        decided = decide(state.router, state.policy, [_as_ticket(ticket) for ticket in tickets], explain=True, advise=True)
+        decided = state.decider.decide([_as_ticket(ticket) for ticket in tickets], explain=True, advise=True)
     state.count(decided)
     return [_record(state, ticket, decision, now) for ticket, decision in zip(tickets, decided, strict=True)]
 

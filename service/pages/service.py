@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from model.cleaning import clean
-from model.decision import Decision, PulledBy, Ticket, decide
+from model.decision import Decision, PulledBy, Ticket
 from service.state import State
 
 ACTIONS = {
@@ -108,7 +108,7 @@ def page(state: State, subject: str = "", body: str = "") -> TryPage:
 
 
 def _result(state: State, subject: str, body: str) -> Result:
-    (decision,) = decide(state.router, state.policy, [Ticket(subject, body)], explain=True)
+    (decision,) = state.decider.decide([Ticket(subject, body)], explain=True)
     text = clean(subject, body)
     title, meaning = ACTIONS[decision["action"]]
     return Result(

@@ -11,7 +11,9 @@ from model import router as router_module
 from model import tokens
 from model.router import RANKS, Phrase, Router, Target
 from model.scoring import Rows
-from training.table import TicketTable
+from model.taxonomy import DATA, load_taxonomy
+from training.fit import Settings, fit
+from training.table import TicketTable, read_table
 
 KIND = Target("kind", ("advisory", "incident"), 0, 2.0, (0.5, -0.5), 0.95, 0.8)
 LANGUAGE = Target("language", ("en", "pt"), 2, 4.0, (0.0, 0.0), 0.9, None)
@@ -102,6 +104,27 @@ def test_a_told_language_wins_over_the_head() -> None:
     answers = SMALL.answer(["please", "please", "", "please"], ["pt", None, "fi", ""])
     assert [code for code, _ in answers.languages] == ["pt", "en", "fi", "en"]
     assert [sure for _, sure in answers.languages][::2] == [1.0, 1.0]
+
+
+@pytest.fixture(scope="module")
+def english_and_french() -> Router:
+    return fit(read_table([str(DATA / "tickets" / name) for name in ("en.jsonl", "fr.jsonl")]), Settings(), load_taxonomy()).router
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("el", "Ο ιστότοπός μας δεν ανοίγει από το πρωί, μπορείτε να το ελέγξετε;"),
+        ("ru", "Наш сайт не открывается с утра, проверьте, пожалуйста, сервер."),
+        ("th", "เว็บไซต์ของเราเปิดไม่ได้ตั้งแต่เช้า ช่วยตรวจสอบด้วย"),
+        ("ja", "今朝からサイトが開きません。サーバーを確認してください。"),
+        ("ar", "موقعنا لا يعمل منذ الصباح، يرجى التحقق من الخادم"),
+        ("fi", "Palvelimemme ei vastaa, voitteko tarkistaa mitä on tapahtunut?"),
+    ],
+)
+def test_a_language_that_was_never_learned_is_not_taken_for_one_that_was(router: Router, english_and_french: Router, code: str, text: str) -> None:
+    for some in (router, english_and_french):
+        assert some.answer([text]).languages[0][0] == code
 
 
 def test_an_unsure_head_asks_langdetect(monkeypatch: pytest.MonkeyPatch) -> None:

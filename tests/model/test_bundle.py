@@ -1,0 +1,488 @@
+"""Bundles: what is saved is what is loaded; what was changed, damaged or made to harm is refused with its name.
+
+Where a fault is put in on purpose, the manifest is made to fit it, so that no other check can be what refuses it.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model import bundle
+from model.decision import Ticket, decide
+from model.errors import BundleError
+from model.policy import Policy
+from model.router import Router
+
+FILES = ("MODEL_CARD.md", "arrays.npz", "manifest.json", "metrics.json", "router.json")
+VERSION = "2026-11-22T10-00-00Z-3f2a"
+
+
+@pytest.fixture
+def copy(home: Path, tmp_path: Path) -> Path:
+    """A bundle to be harmed."""
+    return Path(shutil.copytree(home, tmp_path / "models" / home.name))
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest and make its digest fit."""
+    path = folder / bundle.MANIFEST
+    manifest = json.loads(path.read_bytes())
+    del manifest["digest"]
+    change(manifest)
+    manifest["digest"] = digest(bundle.canonical(manifest))
+    path.write_bytes(bundle.canonical(manifest))
+
+
+def replace_file(folder: Path, name: str, data: bytes) -> None:
+    """Change a file and make the manifest fit."""
+    (folder / name).write_bytes(data)
+    change_manifest(folder, lambda manifest: manifest["files"].update({name: {"bytes": len(data), "sha256": digest(data)}}))
+
+
+def change_settings(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    settings = json.loads((folder / bundle.SETTINGS).read_bytes())
+    change(settings)
+    replace_file(folder, bundle.SETTINGS, (json.dumps(settings) + "\n").encode())
+
+
+def npy(array: NDArray[Any], **how: Any) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array(out, array, **how)
+    return out.getvalue()
+
+
+def members(folder: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(folder / bundle.ARRAYS) as packed:
+        return {name: packed.read(name) for name in packed.namelist()}
+
+
+def replace_members(folder: Path, changed: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", compression) as packed:
+        for name, data in (members(folder) | changed).items():
+            packed.writestr(name, data)
+    replace_file(folder, bundle.ARRAYS, out.getvalue())
+
+
+def declare(data: bytes, shape: str, kind: str) -> bytes:
+    """The numbers of the array file `data` under a header that says something else of them."""
+    start = 10 + int.from_bytes(data[8:10], "little")
+    words = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    words += b" " * (-(len(words) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(words).to_bytes(2, "little") + words + data[start:]
+
+
+def refuses(folder: Path, why: str) -> None:
+    with pytest.raises(BundleError, match=why):
+        bundle.load(folder)
+
+
+def test_what_is_loaded_is_what_was_saved(router: Router, home: Path) -> None:
+    loaded = bundle.load(home)
+    assert replace(loaded, rows=router.rows, bias=router.bias) == router
+    for name in ("keys", "places", "values"):
+        ours, theirs = getattr(loaded.rows, name), getattr(router.rows, name)
+        assert (ours.dtype, ours.tobytes()) == (theirs.dtype, theirs.tobytes())
+    assert loaded.bias.tobytes() == router.bias.tobytes()
+
+
+def test_a_loaded_router_decides_the_same(router: Router, home: Path, policy: Policy, tickets: list[dict[str, str]]) -> None:
+    some = [Ticket(t["subject"], t["body"], declared_kind="incident") for t in tickets[::7]]
+    asked = {"explain": True, "advise": True}
+    assert decide(bundle.load(home), policy, some, **asked) == decide(router, policy, some, **asked)
+
+
+def test_a_router_of_one_language_and_one_text_column_comes_back(router: Router, tmp_path: Path) -> None:
+    last = router.targets[-1].columns.stop
+    values = np.concatenate([router.rows.values[:, :last], router.rows.values[:, -1:]], axis=1)
+    rows = replace(router.rows, values=values)
+    one = replace(router, rows=rows, bias=router.bias[:last], languages=None, only_language="en", text_columns=("body",))
+    loaded = bundle.load(bundle.save(one, tmp_path, {}, {}))
+    assert (loaded.languages, loaded.only_language, loaded.text_columns) == (None, "en", ("body",))
+
+
+def test_the_same_router_gives_the_same_files(router: Router, tmp_path: Path) -> None:
+    homes = [bundle.save(router, tmp_path / name, {"note": "x"}, {"NOTES.txt": b"n"}) for name in "ab"]
+    assert sorted(path.name for path in homes[0].iterdir()) == ["NOTES.txt", "arrays.npz", "manifest.json", "router.json"]
+    for path in homes[0].iterdir():
+        assert path.read_bytes() == (homes[1] / path.name).read_bytes()
+
+
+def test_the_manifest_names_every_other_file(home: Path, router: Router) -> None:
+    loaded, manifest = bundle.load_with_manifest(home)
+    assert sorted(path.name for path in home.iterdir()) == sorted(FILES)
+    assert set(manifest["files"]) == set(FILES) - {bundle.MANIFEST}
+    for name, entry in manifest["files"].items():
+        data = (home / name).read_bytes()
+        assert entry == {"bytes": len(data), "sha256": digest(data)}
+    assert manifest["version"] == loaded.version == home.name
+    assert manifest["targets"] == {target.name: list(target.labels) for target in router.targets}
+    assert set(manifest["libraries"]) >= {"numpy", "numba", "scikit-learn"}
+
+
+def test_every_byte_of_the_manifest_counts(copy: Path) -> None:
+    path = copy / bundle.MANIFEST
+    raw = path.read_bytes()
+    for place in range(len(raw)):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+        with pytest.raises(BundleError, match=r"manifest\.json"):
+            bundle.load(copy)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_refused(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    refuses(copy, name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_or_a_link_in_a_file_s_place_is_refused(copy: Path, home: Path, name: str) -> None:
+    (copy / name).unlink()
+    (copy / name).symlink_to(home / name)
+    refuses(copy, name)
+    (copy / name).unlink()
+    (copy / name).mkdir()
+    refuses(copy, name)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kept", [0, 1, 0.5, -1])
+def test_a_truncated_file_is_refused(copy: Path, name: str, kept: float) -> None:
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes(data[: int(kept * len(data)) if kept == 0.5 else int(kept)])
+    refuses(copy, name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_longer_file_is_refused(copy: Path, name: str) -> None:
+    with (copy / name).open("ab") as file:
+        file.write(b"\n")
+    refuses(copy, name)
+
+
+def test_a_file_that_is_declared_and_not_there_is_refused(copy: Path) -> None:
+    change_manifest(copy, lambda manifest: manifest["files"].update({"extra.bin": {"bytes": 0, "sha256": digest(b"")}}))
+    refuses(copy, r"extra\.bin: missing")
+
+
+@pytest.mark.parametrize("name", [bundle.ARRAYS, bundle.SETTINGS])
+def test_a_manifest_without_a_file_that_is_needed_is_refused(copy: Path, name: str) -> None:
+    change_manifest(copy, lambda manifest: manifest["files"].pop(name))
+    refuses(copy, f"names no {name}")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "..", ".", "", ".hidden", "a\n", "a\x00", "\u00e9", "manifest.json", "a" * 65, "C:x"])
+def test_a_file_outside_the_folder_is_refused(copy: Path, name: str) -> None:
+    (copy.parent / "x").write_bytes(b"")
+    change_manifest(copy, lambda manifest: manifest["files"].update({name: {"bytes": 0, "sha256": digest(b"")}}))
+    refuses(copy, "not a plain name in this folder")
+
+
+@pytest.mark.parametrize("size", [10**18, 0, -1, True, "4", 4.0, None, [4]], ids=str)
+def test_a_wrong_size_in_the_manifest_is_refused(copy: Path, size: Any) -> None:
+    change_manifest(copy, lambda manifest: manifest["files"]["arrays.npz"].update({"bytes": size}))
+    refuses(copy, r"arrays\.npz|lists its files wrongly")
+
+
+@pytest.mark.parametrize("files", [None, [], "arrays.npz", {"arrays.npz": 1}, {"arrays.npz": {"bytes": 1}}, {"arrays.npz": {"sha256": ""}}], ids=str)
+def test_a_wrong_list_of_files_is_refused(copy: Path, files: Any) -> None:
+    change_manifest(copy, lambda manifest: manifest.update({"files": files}))
+    refuses(copy, "lists its files wrongly|names no arrays")
+
+
+@pytest.mark.parametrize("number", [0, 2, "1", None, [1]], ids=str)
+def test_another_format_is_refused(copy: Path, number: Any) -> None:
+    change_manifest(copy, lambda manifest: manifest.update({"format": number}))
+    refuses(copy, "this program reads format 1")
+
+
+@pytest.mark.parametrize("version", ["", "../x", "2026", VERSION + "/..", 7, None], ids=str)
+def test_a_version_that_is_no_name_is_refused(copy: Path, version: Any) -> None:
+    change_manifest(copy, lambda manifest: manifest.update({"version": version}))
+    refuses(copy, "names no version")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"null", b"[]", b"{", b"\xff\xfe", b'{"a": NaN}', b'{"a": "\\ud800"}', b"[" * 100_000, b"9" * 5000, b"x" * (bundle.LARGEST_MANIFEST + 1)],
+    ids=lambda content: repr(content[:9]),
+)
+def test_a_manifest_that_is_none_is_refused(copy: Path, content: bytes) -> None:
+    (copy / bundle.MANIFEST).write_bytes(content)
+    refuses(copy, r"manifest\.json")
+
+
+def test_a_manifest_in_another_form_is_refused(copy: Path) -> None:
+    path = copy / bundle.MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_bytes())), encoding="utf-8")
+    refuses(copy, "not in the form in which it was written")
+
+
+def test_packed_arrays_may_not_swell(copy: Path) -> None:
+    replace_members(copy, {}, zipfile.ZIP_DEFLATED)
+    refuses(copy, "packed in a way that could swell")
+
+
+def test_a_pickle_is_never_opened(copy: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Harm:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(marker),)
+
+    objects = np.array([Harm()], dtype=object)
+    replace_members(copy, {"bias.npy": npy(objects, allow_pickle=True)})
+    refuses(copy, "bias is not the array")
+    replace_file(copy, bundle.ARRAYS, pickle.dumps(Harm()))
+    refuses(copy, r"arrays\.npz: not a file of arrays")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        ("(1099511627776,)", "'<f4'"),
+        ("(9223372036854775807, 9223372036854775807)", "'<f4'"),
+        ("(-17,)", "'<f4'"),
+        ("(17, 1)", "'<f4'"),
+        ("()", "'<f4'"),
+        ("(17,)", "'>f4'"),
+        ("(17,)", "'<i4'"),
+        ("(17,)", "'|O'"),
+        ("(17,)", "[('a', '<f4')]"),
+        ("(17,)", "'no such kind'"),
+        ("('17',)", "'<f4'"),
+        ("(17,)" + "-" * 5000 + "1", "'<f4'"),
+        ("(17,)+" + "(" * 3000, "'<f4'"),
+    ],
+    ids=lambda said: said[:24],
+)
+def test_a_header_that_does_not_fit_the_numbers_is_refused(copy: Path, shape: str, kind: str) -> None:
+    bias = members(copy)["bias.npy"]
+    columns = str(len(bundle.load(copy).bias))
+    replace_members(copy, {"bias.npy": declare(bias, f"({columns},)", "'<f4'")})
+    bundle.load(copy)  # so it is what follows that is refused
+    replace_members(copy, {"bias.npy": declare(bias, shape.replace("17", columns), kind)})
+    refuses(copy, r"arrays\.npz")
+
+
+def test_another_version_of_array_header_is_refused(copy: Path) -> None:
+    replace_members(copy, {"bias.npy": npy(np.zeros(17, np.float32), version=(2, 0))})
+    refuses(copy, "header of another version")
+
+
+def test_an_array_that_hides_behind_another_is_refused(copy: Path) -> None:
+    # numpy takes the member "values" before "values.npy", so the one that was looked at is not the one that is read.
+    replace_members(copy, {"values": declare(members(copy)["values.npy"], "(1099511627776,)", "'<f4'")})
+    refuses(copy, r"arrays\.npz")
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x05\x06" + bytes(18), b"PK\x03\x04", npy(np.zeros(17, np.float32))], ids=lambda data: repr(data[:6]))
+def test_arrays_that_are_no_archive_are_refused(copy: Path, data: bytes) -> None:
+    replace_file(copy, bundle.ARRAYS, data)
+    refuses(copy, r"arrays\.npz: not a file of arrays")
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.999])
+def test_an_archive_cut_short_is_refused(copy: Path, kept: float) -> None:
+    data = (copy / bundle.ARRAYS).read_bytes()
+    replace_file(copy, bundle.ARRAYS, data[: int(kept * len(data))])
+    refuses(copy, r"arrays\.npz: not a file of arrays")
+
+
+@pytest.mark.parametrize(("field", "offset", "value"), [("encrypted", 8, 1), ("patched", 8, 0x20), ("version", 6, 99), ("method", 10, 99)])
+def test_an_archive_that_asks_for_more_than_reading_is_refused(copy: Path, field: str, offset: int, value: int) -> None:
+    data = bytearray((copy / bundle.ARRAYS).read_bytes())
+    entry = data.index(b"PK\x01\x02")  # the first entry of the central directory
+    data[entry + offset] = value
+    replace_file(copy, bundle.ARRAYS, bytes(data))
+    refuses(copy, r"arrays\.npz")
+
+
+@pytest.mark.parametrize("name", ["keys", "places", "values", "bias"])
+def test_a_missing_array_is_refused(copy: Path, name: str) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as packed:
+        for member, data in members(copy).items():
+            if member != f"{name}.npy":
+                packed.writestr(member, data)
+    replace_file(copy, bundle.ARRAYS, out.getvalue())
+    refuses(copy, r"arrays\.npz: not a file of arrays")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("places", lambda places: np.where(places < 0, 0, places)),  # no empty slot: a search would never end
+        ("places", lambda places: np.where(places == 5, 10**9, places)),
+        ("places", lambda places: np.where(places == 5, -7, places)),
+        ("places", lambda places: places[:-1]),
+        ("keys", lambda keys: keys[:-1]),
+        ("keys", lambda keys: keys[:0]),
+        ("values", lambda values: values[:, :-1]),
+        ("values", lambda values: values[:-1]),
+        ("values", lambda values: values * np.float32("nan")),
+        ("bias", lambda bias: bias[:-1]),
+        ("bias", lambda bias: bias + np.float32("inf")),
+        ("bias", lambda bias: np.append(bias, np.float32(0))),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(copy: Path, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    array = np.load(io.BytesIO(members(copy)[f"{name}.npy"]))
+    replace_members(copy, {f"{name}.npy": npy(change(array).astype(array.dtype))})
+    refuses(copy, "do not fit each other")
+
+
+def test_a_table_without_slots_or_of_an_odd_size_is_refused(copy: Path) -> None:
+    keys, places = (np.load(io.BytesIO(members(copy)[f"{name}.npy"])) for name in ("keys", "places"))
+    for slots in (0, len(keys) - 1):
+        replace_members(copy, {"keys.npy": npy(keys[:slots]), "places.npy": npy(places[:slots])})
+        refuses(copy, "do not fit each other")
+
+
+SETTINGS_FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no targets": lambda s: s.pop("targets"),
+    "targets is a number": lambda s: s.update(targets=3),
+    "a target without labels": lambda s: s["targets"][0].pop("labels"),
+    "a target with a field more": lambda s: s["targets"][0].update(colour="red"),
+    "a column too far": lambda s: s["targets"][1].update(first=3),
+    "a column that is text": lambda s: s["targets"][1].update(first="2"),
+    "a column that is a fraction": lambda s: s["targets"][1].update(first=2.5),
+    "targets in another order than their columns": lambda s: s["targets"].reverse(),
+    "one target only": lambda s: s["targets"].pop(),
+    "a label less": lambda s: s["targets"][0]["labels"].pop(),
+    "an offset less": lambda s: s["targets"][0]["offsets"].pop(),
+    "offsets that are text": lambda s: s["targets"][0].update(offsets=["0", "0"]),
+    "an offset that is no number": lambda s: s["targets"][0].update(offsets=[float("nan"), 0.0]),
+    "sharpness that is text": lambda s: s["targets"][0].update(sharpness="4"),
+    "sharpness without end": lambda s: s["targets"][0].update(sharpness=float("inf")),
+    "a threshold that is text": lambda s: s["targets"][0].update(threshold="0.9"),
+    "a threshold that is no number": lambda s: s["targets"][0].update(threshold=float("nan")),
+    "a label that is a number": lambda s: s["targets"][0].update(labels=[1, 2]),
+    "the same label twice": lambda s: s["targets"][0].update(labels=["incident", "incident"]),
+    "a name that is a number": lambda s: s["targets"][0].update(name=1),
+    "no name": lambda s: s["targets"][0].update(name=""),
+    "the same target twice": lambda s: s["targets"][0].update(name="department"),
+    "a protected label that is none": lambda s: s["targets"][0].update(protect={"fire": 0.1}),
+    "a protected label without a number": lambda s: s["targets"][0].update(protect={"incident": None}),
+    "no language head, but its columns": lambda s: s.update(languages=None),
+    "least_known is text": lambda s: s.update(least_known="much"),
+    "no text columns": lambda s: s.update(text_columns=[]),
+    "three text columns": lambda s: s.update(text_columns=["a", "b", "c"]),
+    "text columns that are numbers": lambda s: s.update(text_columns=[1, 2]),
+}
+
+
+@pytest.mark.parametrize("fault", SETTINGS_FAULTS.values(), ids=SETTINGS_FAULTS.keys())
+def test_settings_that_are_no_router_s_are_refused(copy: Path, fault: Callable[[dict[str, Any]], object]) -> None:
+    change_settings(copy, fault)
+    refuses(copy, "not the settings of a router|do not fit each other")
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"3", b"\xff", b"{", b"[" * 100_000, b'{"targets": []}'], ids=lambda content: repr(content[:9]))
+def test_settings_that_are_none_are_refused(copy: Path, content: bytes) -> None:
+    replace_file(copy, bundle.SETTINGS, content)
+    refuses(copy, "not the settings of a router")
+
+
+def test_a_version_is_not_saved_twice(router: Router, models: Path, home: Path) -> None:
+    before = {path.name: path.read_bytes() for path in home.iterdir()}
+    with pytest.raises(BundleError, match="already"):
+        bundle.save(router, models, {}, {})
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_a_save_that_fails_leaves_nothing(router: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int, error: BaseException) -> None:
+    written = []
+
+    def write(path: Path, data: bytes) -> None:
+        written.append(path.name)
+        if len(written) == fails_at:
+            raise error
+        path.write_bytes(data)
+
+    monkeypatch.setattr(bundle, "write", write)
+    with pytest.raises(type(error)):
+        bundle.save(router, tmp_path / "models", {}, {})
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_bundle_appears_only_when_it_is_whole(router: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = bundle.write
+
+    def write(path: Path, data: bytes) -> None:
+        assert not (tmp_path / router.version).exists()
+        real(path, data)
+
+    monkeypatch.setattr(bundle, "write", write)
+    bundle.load(bundle.save(router, tmp_path, {}, {}))
+    assert [path.name for path in tmp_path.iterdir()] == [router.version]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    bundle.write(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    for step in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, fail)
+            with pytest.raises(OSError, match="the disk is gone"):
+                bundle.write(path, b"new and longer")
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+    bundle.write(path, b"new and longer")
+    assert path.read_bytes() == b"new and longer"
+
+
+def test_the_champion_is_found_and_replaced(router: Router, tmp_path: Path) -> None:
+    first, second = (bundle.save(replace(router, version=f"2026-11-22T10-00-0{i}Z-3f2a"), tmp_path, {}, {}) for i in (1, 2))
+    bundle.promote(tmp_path, first.name)
+    assert bundle.find(tmp_path) == first
+    bundle.promote(tmp_path, second.name)
+    assert bundle.find(tmp_path) == second
+    assert bundle.find(first) == first
+    assert (tmp_path / bundle.CHAMPION).read_bytes() == second.name.encode() + b"\n"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"latest", b"..", b"../../etc", b"/etc", b"\xff\xfe", b"\x00", VERSION.encode() + b"/..", b"2026-11-22T10-00-00Z", b"x" * 10**6,
+     VERSION.encode() + b"\n" + VERSION.encode()],
+    ids=lambda content: repr(content[:12]),
+)  # fmt: skip
+def test_a_champion_that_names_no_version_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / bundle.CHAMPION).write_bytes(content)
+    with pytest.raises(BundleError, match="champion"):
+        bundle.find(tmp_path)
+
+
+def test_a_champion_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    bundle.promote(tmp_path, VERSION)
+    refuses(bundle.find(tmp_path), f"{VERSION}.*missing")
+    (tmp_path / bundle.CHAMPION).unlink()
+    (tmp_path / bundle.CHAMPION).mkdir()
+    for nothing in (tmp_path, tmp_path / "missing", tmp_path / bundle.CHAMPION):
+        with pytest.raises(BundleError, match="neither a bundle"):
+            bundle.find(nothing)
