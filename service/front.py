@@ -3,12 +3,12 @@
 One plain ASGI layer: Starlette's BaseHTTPMiddleware would cost more than a classification.
 """
 
+import os
 import time
 
 import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from ulid import ULID
 
 from service.metrics import Metrics
 
@@ -37,7 +37,7 @@ class Front:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = str(ULID()).encode()
+        request_id = os.urandom(8).hex().encode()
         policy = _DOCS if scope["path"] == "/docs" else _STRICT
         status = 500
 
@@ -57,8 +57,8 @@ class Front:
         finally:
             # A path that no route has is the client's own text, and there may be any number of them.
             route = getattr(scope.get("route"), "path", "unknown")
-            self.metrics.requests.labels(route, scope["method"] if route != "unknown" else "any", str(status)).inc()
-            self.metrics.request_seconds.labels(route).observe(time.perf_counter() - started)
+            method = scope["method"] if route != "unknown" else "any"
+            self.metrics.count_request(route, method, status, time.perf_counter() - started)
 
 
 def _where(error: Exception) -> str:

@@ -1,7 +1,12 @@
 """What the service counts, for Prometheus at `/metrics`. Each is documented in the README."""
 
+from collections.abc import Iterable
+from functools import lru_cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
+
+from model.decision import Decision
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -39,6 +44,27 @@ class Metrics:
         )  # fmt: skip
         self.refused = Counter("pointsman_refused_total", "Requests refused, by error code.", ["code"], registry=registry)
         self.model = Gauge("pointsman_model_info", "1 for the model version that serves.", ["version"], registry=registry)
+
+        # Finding a meter by its labels costs more than counting with it. Bounded: labels are of our own making, but for the
+        # language, which a client may tell.
+        self._request = lru_cache(256)(lambda *labels: (self.requests.labels(*labels), self.request_seconds.labels(labels[0])))
+        self._decision = lru_cache(1024)(self.decisions.labels)
+        self._label = lru_cache(1024)(lambda target, label: (self.labels.labels(target, label), self.confidence.labels(target)))
+
+    def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Enter one answered request."""
+        count, timer = self._request(route, method, str(status))
+        count.inc()
+        timer.observe(seconds)
+
+    def count_decisions(self, decided: Iterable[Decision]) -> None:
+        """Enter decisions: action, language, version, labels and confidences."""
+        for decision in decided:
+            self._decision(decision["action"], decision["language"]["code"], decision["model_version"]).inc()
+            for target, answer in decision["labels"].items():
+                count, confidence = self._label(target, answer["label"])
+                count.inc()
+                confidence.observe(answer["confidence"])
 
     def exposition(self) -> bytes:
         """All meters in the text format of Prometheus."""

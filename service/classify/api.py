@@ -3,12 +3,12 @@
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ValidationError
 
 from service import body
-from service.access import Needs, Scope
+from service.access import Scope, needs
 from service.classify import service
 from service.classify.schemas import MOST_TICKETS, BatchIn, DecisionOut, TicketIn
 from service.errors import (
@@ -25,7 +25,7 @@ from service.errors import (
 )
 from service.state import State
 
-router = APIRouter(tags=["classify"], dependencies=[Depends(Needs(Scope.CLASSIFY))])
+router = APIRouter(tags=["classify"], route_class=needs(Scope.CLASSIFY))
 
 
 class BatchOut(BaseModel):

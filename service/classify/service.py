@@ -46,7 +46,7 @@ def classify(state: State, tickets: Sequence[TicketIn]) -> list[Record]:
     now = datetime.now(UTC)
     with state.metrics.classify_seconds.time():
         decided = state.decider.decide([_as_ticket(ticket) for ticket in tickets], explain=True, advise=True)
-    state.count(decided)
+    state.metrics.count_decisions(decided)
     return [_record(state, ticket, decision, now) for ticket, decision in zip(tickets, decided, strict=True)]
 
 

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from model.taxonomy import Taxonomy
-from service.access import Needs, Scope
+from service.access import Scope, needs
 from service.errors import documented
 from service.state import State
 
-router = APIRouter(tags=["model"], dependencies=[Depends(Needs(Scope.CLASSIFY))])
+router = APIRouter(tags=["model"], route_class=needs(Scope.CLASSIFY))
 
 
 class ModelOut(BaseModel):

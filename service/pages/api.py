@@ -3,13 +3,13 @@
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from service import body
-from service.access import Needs, Scope
+from service.access import Scope, needs
 from service.classify.schemas import LONGEST_BODY, LONGEST_SUBJECT
 from service.errors import InvalidField
 from service.pages.service import EXAMPLES, TryPage, page
@@ -17,7 +17,7 @@ from service.state import State
 
 HERE = Path(__file__).resolve().parent
 
-router = APIRouter(tags=["pages"], include_in_schema=False, dependencies=[Depends(Needs(Scope.CLASSIFY))])
+router = APIRouter(tags=["pages"], include_in_schema=False, route_class=needs(Scope.CLASSIFY))
 _templates = Environment(
     loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import pointsman
 ROOT = Path(pointsman.__file__).resolve().parent
 FRENCH = ROOT / "data" / "tickets" / "fr.jsonl"
 HEADER = b"subject,body,kind\n"
-ROWS = b"".join(b"ticket %d,text number %d,%s\n" % (i, i * i, (b"incident", b"advisory")[i % 2]) for i in range(2000))
-JSON_LINES = b"".join(json.dumps({"body": f"text {i * i}", "kind": "ab"[i % 2]}).encode() + b"\n" for i in range(2000))
+ROWS = b"".join(b"ticket %d,text number %d,%s\n" % (i, i * i, (b"incident", b"advisory")[i % 2]) for i in range(300))
+JSON_LINES = b"".join(json.dumps({"body": f"text {i * i}", "kind": "ab"[i % 2]}).encode() + b"\n" for i in range(300))
 
 
 def parquet() -> bytes:
@@ -28,7 +29,7 @@ def refused(*arguments: str | Path, given: bytes | None = None) -> str:
     assert result.exit_code == 2
     assert result.stdout == ""
     said = result.stderr.splitlines()
-    # One line for what is refused; before it only the rows left out, and what the encoder does.
+    # One line for what is refused; before it nothing but the rows left out and the choice of encoder.
     assert [line for line in said[:-1] if not (", ticket " in line or line.startswith(("The fast path", "... and")))] == []
     assert said[-1].startswith("pointsman: ")
     return said[-1]
@@ -39,8 +40,8 @@ UNREADABLE: dict[str, tuple[str, Callable[[], bytes], list[str]]] = {
     "latin-1 CSV": ("t.csv", lambda: HEADER + "Été,problème,incident\n".encode("latin-1"), ["not UTF-8", "0xc9", "iconv"]),
     "latin-1 JSON Lines": ("t.jsonl", lambda: '{"body": "Été"}\n'.encode("latin-1"), ["not UTF-8", "0xc9", "iconv"]),
     "UTF-16 CSV": ("t.csv", lambda: (HEADER + ROWS).decode().encode("utf-16"), ["not UTF-8", "iconv"]),
-    "gzip cut": ("t.jsonl.gz", lambda: gzip.compress(JSON_LINES)[:-2000], ["cut in the middle"]),
-    "gzip cut in the CSV": ("t.csv.gz", lambda: gzip.compress(HEADER + ROWS)[:-2000], ["cut in the middle"]),
+    "gzip cut": ("t.jsonl.gz", lambda: gzip.compress(JSON_LINES)[:-200], ["cut in the middle"]),
+    "gzip cut in the CSV": ("t.csv.gz", lambda: gzip.compress(HEADER + ROWS)[:-200], ["cut in the middle"]),
     "gzip of one byte": ("t.csv.gz", lambda: b"\x1f", ["cut in the middle or damaged"]),
     "gzip in name only": ("t.csv.gz", lambda: HEADER + ROWS, ["damaged"]),
     "gzip damaged": ("t.csv.gz", lambda: gzip.compress(HEADER + ROWS)[:10] + b"\xff" * 50, ["damaged"]),
@@ -56,8 +57,8 @@ UNTRAINABLE: dict[str, tuple[str, bytes, list[str]]] = {
     "empty": ("t.csv", b"", ["no rows"]),
     "header only": ("t.csv", HEADER, ["no rows"]),
     "empty JSON Lines": ("t.jsonl", b"\n\n", ["no rows"]),
-    "JSON Lines cut": ("t.jsonl", JSON_LINES[:-9], ["line 2000", "cut in the middle"]),
-    "CSV row short": ("t.csv", HEADER + ROWS + b"cut,here\n", ["row 2002", "2 fields, the header has 3", "cut in the middle"]),
+    "JSON Lines cut": ("t.jsonl", JSON_LINES[:-9], ["line 300", "cut in the middle"]),
+    "CSV row short": ("t.csv", HEADER + ROWS + b"cut,here\n", ["row 302", "2 fields, the header has 3", "cut in the middle"]),
     "no text column": ("t.csv", b"message,kind\na,x\nb,y\n", ["no text column", "expected subject and body", "found message, kind", "--text"]),
     "no label column": ("t.csv", b"body,queue\na,x\nb,y\n", ["no column of labels", "expected kind or department", "found body, queue", "--target"]),
     "one label": ("t.csv", b"body,kind\na,x\nb,x\nc,x\n", ["fewer than two labels in every target", "kind: 1"]),
@@ -165,7 +166,7 @@ def test_a_damaged_model_is_refused(tmp_path: Path, home: Path) -> None:
 
 
 def test_a_table_with_none_of_the_routers_targets_is_refused(tmp_path: Path, models: Path) -> None:
-    (tmp_path / "t.csv").write_text("body,mood\nhi,bad\n", encoding="utf-8")
+    (tmp_path / "t.csv").write_text("subject,body,mood\nhi,there,bad\n", encoding="utf-8")
     assert "--target" in refused("evaluate", models, tmp_path / "t.csv")
     message = refused("evaluate", models, tmp_path / "t.csv", "--target", "mood")
     assert "kind, department" in message
@@ -207,7 +208,8 @@ def test_an_option_that_is_no_option_is_a_usage_error(tmp_path: Path, options: l
     result = CliRunner().invoke(pointsman.main, ["train", str(FRENCH), *options], catch_exceptions=False)
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert f"Error: Invalid value for '{options[0]}'" in result.stderr or f"No such option '{options[0]}'" in result.stderr.replace(":", "")
+    assert re.search(rf"^Error: (Invalid value for|No such option:?) '?{options[0]}'?\b", result.stderr, re.MULTILINE)
+    assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,121 @@
+"""The tables: the migrations lead to what the code expects, and back."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Engine
+
+from service import database
+from service.settings import Settings
+from tests.serving import INCIDENT, serving
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = database.connect(f"sqlite:///{tmp_path}/pointsman.db")
+    yield engine
+    engine.dispose()
+
+
+def tables(engine: Engine) -> set[str]:
+    with engine.connect() as connection:
+        return set(sa.inspect(connection).get_table_names())
+
+
+def revisions() -> list[str]:
+    """Oldest first."""
+    config = Config()
+    config.set_main_option("script_location", str(database.MIGRATIONS))
+    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+
+
+def test_an_empty_database_is_brought_to_the_newest_migration(engine: Engine) -> None:
+    assert database.revision(engine) is None
+    database.migrate(engine)
+    assert database.revision(engine) == database.HEAD
+    assert tables(engine) == {"alembic_version", *database.metadata.tables}
+
+
+def test_the_newest_migration_is_the_one_that_the_code_names() -> None:
+    files = sorted(path.name for path in (database.MIGRATIONS / "versions").glob("*.py"))
+    assert files[-1].split("_")[0] == revisions()[-1] == database.HEAD
+    assert [name.split("_")[0] for name in files] == revisions()
+    assert all(re.fullmatch(r"\d{4}_[a-z0-9_]+\.py", name) for name in files)
+
+
+def test_the_tables_of_the_code_are_the_tables_of_the_migrations(engine: Engine) -> None:
+    database.migrate(engine)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), database.metadata) == []
+
+
+def test_a_difference_between_code_and_migrations_would_be_seen(engine: Engine) -> None:
+    database.migrate(engine)
+    other = sa.MetaData()
+    for table in database.metadata.tables.values():
+        table.to_metadata(other)
+    other.tables["decisions"].append_column(sa.Column("forgotten", sa.Text))
+    with engine.connect() as connection:
+        (difference,) = compare_metadata(MigrationContext.configure(connection), other)
+    assert difference[0] == "add_column"
+
+
+def test_every_migration_goes_forward_and_back(engine: Engine) -> None:
+    schemas = []
+
+    def schema() -> dict[str, list[str]]:
+        with engine.connect() as connection:
+            inspector = sa.inspect(connection)
+            return {
+                table: [column["name"] for column in inspector.get_columns(table)] + sorted(str(i["name"]) for i in inspector.get_indexes(table))
+                for table in inspector.get_table_names()
+                if table != "alembic_version"
+            }
+
+    for revision in revisions():
+        schemas.append(schema())
+        database.migrate(engine, revision)
+        assert database.revision(engine) == revision
+    newest = schema()
+    assert newest
+    for revision, expected in list(zip(["base", *revisions()], schemas, strict=False))[::-1]:
+        database.migrate(engine, revision)
+        assert schema() == expected
+    assert database.revision(engine) is None
+    database.migrate(engine)
+    assert schema() == newest
+
+
+def test_where_nothing_is_to_be_done_nothing_is_done(engine: Engine) -> None:
+    database.migrate(engine)
+    written = Path(str(engine.url.database)).read_bytes()
+    database.migrate(engine)
+    assert Path(str(engine.url.database)).read_bytes() == written
+
+
+@pytest.mark.anyio
+async def test_an_application_finds_what_an_earlier_one_stored(settings: Settings) -> None:
+    async with serving(settings) as earlier:
+        first = (await earlier.classify(ticket_id="T-1", body=INCIDENT)).json()
+    async with serving(settings) as later:
+        assert (await later.classify(ticket_id="T-1", body=INCIDENT)).json() == first
+
+
+def test_a_commit_survives_a_power_cut(engine: Engine) -> None:
+    """https://www.sqlite.org/pragma.html#pragma_synchronous: in WAL mode only FULL (2) syncs at each commit."""
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(sa.text("PRAGMA synchronous")).scalar() == 2
+
+
+@pytest.mark.parametrize("url", ["mysql://root@localhost/pointsman", "oracle://localhost"])
+def test_a_database_of_another_make_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^POINTSMAN_DATABASE_URL: expected sqlite:///\.\.\. or postgresql://\.\.\.$"):
+        database.connect(url)

@@ -1,0 +1,111 @@
+"""The document at `/openapi.json`: every route and every error is in it, and what it shows works."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
+
+from service.errors import ServiceError
+from tests.serving import Service
+
+pytestmark = pytest.mark.anyio
+
+FOR_PEOPLE = {"/", "/docs", "/docs/oauth2-redirect"}  # pages; a document for programs has no use for them
+
+
+@pytest.fixture
+async def document(client: httpx.AsyncClient) -> dict[str, Any]:
+    answer = await client.get("/openapi.json")
+    assert answer.status_code == 200
+    return dict(answer.json())
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def routes(app: FastAPI) -> set[tuple[str, str]]:
+    contexts = [context for context in iter_route_contexts(app.routes) if isinstance(context.original_route, APIRoute)]
+    return {(str(context.path), method.lower()) for context in contexts for method in context.methods or ()}
+
+
+def classes(root: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from classes(child)
+
+
+def example_of(schema: dict[str, Any], document: dict[str, Any]) -> Any:
+    """What `/docs` offers to send for `schema`."""
+    if reference := schema.get("$ref"):
+        return example_of(document["components"]["schemas"][reference.rpartition("/")[2]], document)
+    if "example" in schema:
+        return schema["example"]
+    if "examples" in schema:
+        return schema["examples"][0]
+    if schema.get("type") == "array":
+        return [example_of(schema["items"], document)]
+    assert schema.get("type") == "object", f"no example of {schema}"
+    return {name: example_of(part, document) for name, part in schema["properties"].items()}
+
+
+async def test_every_route_is_documented(document: dict[str, Any], service: Service) -> None:
+    documented = {(path, method) for path, method, _ in operations(document)}
+    assert {(path, method) for path, method in routes(service.app) if path not in FOR_PEOPLE} == documented
+    assert ("/classify", "post") in documented
+
+
+async def test_every_operation_says_what_it_does_and_has_a_name_of_its_own(document: dict[str, Any]) -> None:
+    found = list(operations(document))
+    for path, _, operation in found:
+        assert operation["description"], path
+        assert operation["tags"], path
+    names = [operation["operationId"] for _, _, operation in found]
+    assert len(set(names)) == len(names)
+
+
+async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    def references(part: Any) -> Iterator[str]:
+        if isinstance(part, dict):
+            if isinstance(part.get("$ref"), str):
+                yield part["$ref"]
+            part = list(part.values())
+        if isinstance(part, list):
+            for inner in part:
+                yield from references(inner)
+
+    found = set(references(document))
+    assert "#/components/schemas/TicketIn" in found
+    assert found <= {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+
+
+async def test_what_the_document_shows_can_be_sent(document: dict[str, Any], service: Service) -> None:
+    sent = 0
+    for path, method, operation in operations(document):
+        body = operation.get("requestBody")
+        example = example_of(body["content"]["application/json"]["schema"], document) if body else None
+        answer = await service.client.request(method, path, json=example) if body else await service.client.request(method, path)
+        assert answer.status_code == 200, path
+        assert "error" not in answer.json().get("results", [{}])[0] if path == "/classify/batch" else True
+        sent += bool(body)
+    assert sent == 2
+
+
+@pytest.mark.parametrize("error", sorted(classes(ServiceError), key=lambda error: error.__name__), ids=lambda error: error.code)
+async def test_every_error_is_documented_under_its_status(document: dict[str, Any], error: type[ServiceError]) -> None:
+    described = [
+        (status, answer["description"]) for _, _, operation in operations(document) for status, answer in operation["responses"].items()
+    ]
+    assert str(error.status) in {status for status, description in described if f"`{error.code}`" in description}
+
+
+async def test_every_documented_error_has_the_one_shape(document: dict[str, Any]) -> None:
+    for path, _, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            if int(status) >= 400:
+                assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ErrorBody"}, path

@@ -1,0 +1,203 @@
+"""What was answered is on the disk; what could not be stored was not decided; text is forgotten in time."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, tzinfo
+
+import httpx
+import pytest
+
+from service.settings import Settings
+from tests.serving import INCIDENT, QUESTION, Service, error_of, serving
+
+pytestmark = pytest.mark.anyio
+
+
+@contextmanager
+def locked(service: Service) -> Iterator[None]:
+    with service.locked():
+        yield
+
+
+@contextmanager
+def without_tables(service: Service) -> Iterator[None]:
+    service.write("ALTER TABLE decisions RENAME TO away")
+    yield
+    service.write("ALTER TABLE away RENAME TO decisions")
+
+
+FAILURES = [locked, without_tables]
+
+
+async def timed(asked: "asyncio.Future[httpx.Response] | asyncio.Task[httpx.Response]", since: float) -> tuple[httpx.Response, float]:
+    answer = await asked
+    return answer, time.perf_counter() - since
+
+
+async def test_what_was_answered_can_be_read_by_everyone(service: Service) -> None:
+    async def ask(i: int) -> None:
+        answer = (await service.classify(ticket_id=f"T-{i}", subject=f"number {i}", body=INCIDENT)).json()
+        # At once, before the event loop does anything else.
+        (row,) = [row for row in service.rows() if row["ticket_id"] == f"T-{i}"]
+        assert row["decision_id"] == answer["decision_id"]
+        assert (row["subject"], row["body"]) == (f"number {i}", INCIDENT)
+
+    await asyncio.gather(*map(ask, range(40)))
+    assert len(service.rows()) == 40
+
+
+async def test_the_same_ticket_asked_many_times_at_once_is_decided_once(service: Service) -> None:
+    answers = await asyncio.gather(*(service.classify(ticket_id="T-1", body=INCIDENT) for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert len(service.rows()) == 1
+
+
+async def test_of_two_texts_asked_at_once_one_is_decided_and_one_conflicts(service: Service) -> None:
+    answers = await asyncio.gather(*(service.classify(ticket_id="T-1", body=body) for body in (INCIDENT, QUESTION)))
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    (row,) = service.rows()
+    decided = next(answer.json() for answer in answers if answer.status_code == 200)
+    assert row["decision_id"] == decided["decision_id"]
+
+
+async def test_two_processes_decide_a_ticket_once(service: Service, settings: Settings) -> None:
+    async with serving(settings) as other:
+        for i in range(10):
+            answers = await asyncio.gather(*(one.classify(ticket_id=f"T-{i}", body=INCIDENT) for one in (service, other)))
+            assert [answer.status_code for answer in answers] == [200, 200]
+            assert answers[0].json() == answers[1].json()
+    assert len(service.rows()) == 10
+
+
+@pytest.mark.parametrize("failing", FAILURES)
+async def test_a_database_that_fails_is_answered_within_a_second_and_recovers(
+    service: Service, failing: Callable[[Service], "contextmanager[None]"]
+) -> None:
+    assert (await service.classify(ticket_id="before", body=INCIDENT)).status_code == 200
+    with failing(service):  # type: ignore[attr-defined]
+        since = time.perf_counter()
+        asked = [asyncio.ensure_future(service.classify(ticket_id=f"T-{i}", body=INCIDENT)) for i in range(10)]
+        asked.append(asyncio.ensure_future(service.batch({"ticket_id": "T-11", "body": INCIDENT})))
+        for answer, seconds in await asyncio.gather(*(timed(one, since) for one in asked)):
+            assert answer.status_code == 503
+            assert error_of(answer) == "storage_unavailable"
+            assert answer.headers["retry-after"] == "1"
+            assert seconds < 1
+    assert (await service.classify(ticket_id="T-1", body=INCIDENT)).status_code == 200
+    assert [row["ticket_id"] for row in service.rows()] == ["before", "T-1"]
+
+
+async def test_a_short_lock_is_waited_for(service: Service) -> None:
+    with service.locked():
+        asked = asyncio.ensure_future(service.classify(body=INCIDENT))
+        await asyncio.sleep(0.1)
+        assert not asked.done()
+    assert (await asked).status_code == 200
+
+
+async def test_a_request_that_was_told_no_is_not_stored_afterwards(service: Service) -> None:
+    """Its answer says that the decision was not made, and the client may have sent the ticket elsewhere."""
+    with service.locked():
+        first = asyncio.ensure_future(service.classify(ticket_id="first", body=INCIDENT))
+        await asyncio.sleep(0.05)  # the writer tries to store it, and the others gather behind it
+        others = [asyncio.ensure_future(service.classify(ticket_id=f"T-{i}", body=INCIDENT)) for i in range(5)]
+        answers = [await asked for asked in (first, *others)]
+    assert {answer.status_code for answer in answers} == {503}
+    # The writer takes things in order: once this is answered it has done with those before.
+    assert (await service.classify(ticket_id="last", body=INCIDENT)).status_code == 200
+    assert [row["ticket_id"] for row in service.rows()] == ["last"]
+
+
+async def test_what_was_accepted_is_stored_before_the_service_stops(settings: Settings) -> None:
+    async with serving(settings) as service:
+        with service.locked():
+            asked = asyncio.ensure_future(service.classify(ticket_id="T-1", body=INCIDENT))
+            await asyncio.sleep(0.1)
+    assert (await asked).status_code == 200
+    assert [row["ticket_id"] for row in service.rows()] == ["T-1"]
+
+
+# Forgetting
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """Moves the clock that the service reads."""
+
+    def move(by: timedelta) -> None:
+        class Later(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+                return datetime.now(tz) + by
+
+        readers = [module for name, module in sys.modules.items() if name.startswith("service.") and hasattr(module, "datetime")]
+        assert readers
+        for module in readers:
+            monkeypatch.setattr(module, "datetime", Later)
+
+    return move
+
+
+async def texts(service: Service) -> dict[str, tuple[bool, bool, bool]]:
+    """By ticket, whether subject, body and explanation are kept; after all that the service had to do so far."""
+    for i in range(2):  # what goes on behind the first is done before the second is answered
+        assert (await service.classify(ticket_id=f"last-{i}-{time.perf_counter()}", body=INCIDENT)).status_code == 200
+    return {
+        row["ticket_id"]: tuple(row[name] is not None for name in ("subject", "body", "explanation"))
+        for row in service.rows()
+        if not row["ticket_id"].startswith("last")
+    }
+
+
+@pytest.mark.parametrize("days", [1, 30])
+async def test_text_is_forgotten_after_the_days_that_were_set(settings: Settings, later: Callable[[timedelta], None], days: int) -> None:
+    async with serving(settings.model_copy(update={"keep_text_days": days})) as service:
+        first = (await service.classify(ticket_id="old", subject="hello", body=INCIDENT)).json()
+        later(timedelta(days=days, hours=-2))
+        await service.classify(ticket_id="young", subject="hello", body=INCIDENT)
+        assert await texts(service) == {"old": (True, True, True), "young": (True, True, True)}
+        later(timedelta(days=days, minutes=1))
+        assert await texts(service) == {"old": (False, False, False), "young": (True, True, True)}
+
+        again = await service.classify(ticket_id="old", subject="hello", body=INCIDENT)
+        assert again.status_code == 200
+        assert again.json() == first | {"explanation": None}
+        assert (await service.classify(ticket_id="old", subject="hello", body=QUESTION)).status_code == 409
+
+
+async def test_text_is_forgotten_of_decisions_that_an_earlier_run_made(settings: Settings) -> None:
+    async with serving(settings) as earlier:
+        await earlier.classify(ticket_id="old", subject="hello", body=INCIDENT)
+        await earlier.classify(ticket_id="young", subject="hello", body=INCIDENT)
+        past = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=31)
+        earlier.write(f"UPDATE decisions SET decided_at = '{past}' WHERE ticket_id = 'old'")  # noqa: S608
+    async with serving(settings) as service:
+        assert await texts(service) == {"old": (False, False, False), "young": (True, True, True)}
+
+
+async def test_a_ticket_that_says_it_is_old_is_kept_as_long_as_any(service: Service, later: Callable[[timedelta], None]) -> None:
+    await service.classify(ticket_id="T-1", subject="hello", body=INCIDENT, created_at="2001-01-01T00:00:00Z")
+    later(timedelta(days=1))
+    assert await texts(service) == {"T-1": (True, True, True)}
+
+
+async def test_no_days_keep_no_text(settings: Settings) -> None:
+    async with serving(settings.model_copy(update={"keep_text_days": 0})) as service:
+        first = (await service.classify(ticket_id="T-1", subject="hello", body=INCIDENT)).json()
+        assert await texts(service) == {"T-1": (False, False, False)}
+        again = (await service.classify(ticket_id="T-1", subject="hello", body=INCIDENT)).json()
+        assert again == first | {"explanation": None}
+        assert service.database.read_bytes().find(INCIDENT.encode()) == -1
+        assert (await service.classify(ticket_id="T-1", subject="hello", body=QUESTION)).status_code == 409
+
+
+@pytest.mark.parametrize("days", [0, 30])
+async def test_the_first_answer_is_explained_however_long_the_words_are_kept(settings: Settings, days: int) -> None:
+    async with serving(settings.model_copy(update={"keep_text_days": days})) as service:
+        assert set((await service.classify(ticket_id="T-1", body=INCIDENT)).json()["explanation"]) == {"kind", "department"}
+        (in_batch,) = (await service.batch({"ticket_id": "T-2", "body": INCIDENT})).json()["results"]
+        assert set(in_batch["explanation"]) == {"kind", "department"}
