@@ -95,7 +95,7 @@ class Decider:
         """Decide each ticket; the answers come in the order of `tickets`, each as if it had been asked alone."""
         texts = [clean(ticket.subject, ticket.body) for ticket in tickets]
         told = [language.normalise(ticket.language) if ticket.language else None for ticket in tickets]
-        answers = self.router.answer(texts, told)
+        answers = self.router.answer(texts, told, explain=explain)
         asked = [
             (target.name, target.labels, answers.top[target.name].tolist(), answers.probabilities[target.name].tolist())
             for target in self.router.targets
@@ -129,17 +129,12 @@ class Decider:
             if advise:
                 decision["advice"] = self._advice(decision, ticket.declared_kind)
             if explain:
-                decision["explanation"] = self._explanation(texts[i], [top[i][0] for _, _, top, _ in asked])
+                decision["explanation"] = {
+                    target.name: [_pulled(texts[i], int(start), int(end), weight) for start, end, weight in phrases]
+                    for target, phrases in zip(self.router.targets, answers.phrases[i], strict=True)
+                }
             decisions.append(decision)
         return decisions
-
-    def _explanation(self, text: str, labels: list[int]) -> dict[str, list[PulledBy]]:
-        targets = self.router.targets
-        found = self.router.explain(text, [target.first + label for target, label in zip(targets, labels, strict=True)])
-        return {
-            target.name: [{"text": p.text, "weight": round(p.weight, 3), "start": p.start, "end": p.end} for p in phrases]
-            for target, phrases in zip(targets, found, strict=True)
-        }
 
     def _find_route(
         self, labels: tuple[str, ...], code: str, tier: str | None, channel: str | None, country: str | None, declared: str | None,
@@ -196,3 +191,7 @@ class Decider:
 def decide(router: Router, policy: Policy, tickets: Sequence[Ticket], *, explain: bool = False, advise: bool = False) -> list[Decision]:
     """`Decider.decide` for one call; who decides ticket after ticket keeps a Decider."""
     return Decider(router, policy).decide(tickets, explain=explain, advise=advise)
+
+
+def _pulled(text: str, start: int, end: int, weight: float) -> PulledBy:
+    return {"text": text[start:end], "weight": round(weight, 3), "start": start, "end": end}

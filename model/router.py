@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from model import language, scoring
 
 LONGEST_PHRASE = 4  # words
+MOST_PHRASES = 6  # of a target that a decision tells
 RANKS = 4  # labels of a target that are told: the most probable and its alternatives
 SURE_OF_LANGUAGE = 0.5  # below this the language head has met a language it never learned
 
@@ -50,12 +51,14 @@ class Answers(NamedTuple):
     """What the router says of some texts; every list and array has one entry a text.
 
     `probabilities`: for each target (texts, labels); `top`: for each target (texts, `RANKS`) its most probable labels, best
-    first, -1 where there are fewer; `languages`: code and confidence; `words` and `known`: how many words, how many of them
-    training had seen; `scores`: (texts, columns).
+    first, -1 where there are fewer; `phrases`: for each text, for each target, the phrases that pulled its best label as
+    [start, end, weight], strongest first (no texts unless asked for); `languages`: code and confidence; `words` and `known`: how many words, how many of them training had
+    seen; `scores`: (texts, columns).
     """
 
     probabilities: dict[str, NDArray[np.float32]]
     top: dict[str, NDArray[np.int32]]
+    phrases: list[list[list[list[float]]]]
     languages: list[tuple[str, float]]
     words: NDArray[np.int32]
     known: NDArray[np.int32]
@@ -90,42 +93,44 @@ class Router:
     text_columns: tuple[str, ...]
     version: str
 
-    def answer(self, texts: list[str], told: list[str | None] | None = None) -> Answers:
+    def answer(self, texts: list[str], told: list[str | None] | None = None, *, explain: bool = False) -> Answers:
         """Answer cleaned `texts`; `told` gives the languages that are known beforehand (codes, None where not).
 
         Raises TypeError for a lone string: its letters would be taken for texts.
         """
         if isinstance(texts, str):  # type: ignore[unreachable]  # callers without types are who it is for
             raise TypeError("expected a list of texts, found one string: put it in a list")
-        scores, words, known = scoring.score(texts, self.rows, self.bias)
-        firsts, sharpness, offsets = self._calibration
-        best = np.empty((len(texts), len(sharpness), RANKS), np.int32)
-        calibrated = scoring.calibrate(scores, firsts, sharpness, offsets, best)
-        probabilities = {target.name: calibrated[:, target.columns] for target in self.targets}
-        top = {target.name: best[:, head] for head, target in enumerate(self.targets)}
+        explained = len(self.targets) if explain else 0
+        found = scoring.answer(texts, self.rows, self.bias, self._heads, RANKS, explained, MOST_PHRASES, LONGEST_PHRASE)
+        scores, words, known = found.scores
+        probabilities = {target.name: found.probabilities[:, target.columns] for target in self.targets}
+        top = {target.name: found.top[:, head] for head, target in enumerate(self.targets)}
         if self.languages is not None:
-            codes = best[:, -1, 0]
-            sure = calibrated[np.arange(len(texts)), self.languages.first + codes].tolist()
+            codes = found.top[:, -1, 0]
+            sure = found.probabilities[np.arange(len(texts)), self.languages.first + codes].tolist()
             guesses = [(self.languages.labels[code], p) for code, p in zip(codes.tolist(), sure, strict=True)]
         else:
             # One language only: what speaks for it is that its words are known.
             share = known / np.maximum(words, 1)
             guesses = [(self.only_language or language.UNKNOWN, p) for p in share.tolist()]
         spoken = [self._language(text, told[i] if told else None, guesses[i]) for i, text in enumerate(texts)]
-        return Answers(probabilities, top, spoken, words, known, scores)
+        pulled = [
+            [phrases[:n] for phrases, n in zip(by_target, counts, strict=True)]
+            for by_target, counts in zip(found.phrases.tolist(), found.found.tolist(), strict=True)
+        ]
+        return Answers(probabilities, top, pulled, spoken, words, known, scores)
 
-    def explain(self, text: str, columns: list[int], most: int | None = 6) -> list[list[Phrase]]:
-        """For each of `columns` (a label's: ``target.first + label``) the phrases of a cleaned text that pulled towards it
-        (weight above 0) or away from it, strongest first. With `most` None, all of them: then the weights of a column add up
-        to its score less its bias."""
-        found = scoring.phrases(text, self.rows, self.bias, columns, LONGEST_PHRASE, most)
+    def explain(self, text: str, columns: list[int]) -> list[list[Phrase]]:
+        """For each of `columns` (a label's: ``target.first + label``) all the phrases of a cleaned text that pulled towards it
+        (weight above 0) or away from it, strongest first. The weights of a column add up to its score less its bias."""
+        found = scoring.phrases(text, self.rows, self.bias, columns, LONGEST_PHRASE)
         return [[Phrase(text[start:end], weight, start, end) for start, end, weight in phrases] for phrases in found]
 
     @cached_property
-    def _calibration(self) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-        """All heads as the compiled loop wants them: first columns, sharpness, offsets."""
+    def _heads(self) -> scoring.Heads:
+        """All heads as the compiled loops want them."""
         heads = [*self.targets, *([self.languages] if self.languages else [])]
-        return (
+        return scoring.Heads(
             np.array([*(head.first for head in heads), len(self.bias)], np.int32),
             np.array([head.sharpness for head in heads], np.float32),
             np.array([offset for head in heads for offset in head.offsets], np.float32),

@@ -186,20 +186,15 @@ def _score(codes: Codes, offsets: NDArray[np.int64], classes: NDArray[np.uint8],
 
 
 @nb.njit(cache=True, nogil=True)
-def calibrate(scores: NDArray[np.float32], firsts: NDArray[np.int32], sharpness: NDArray[np.float32], offsets: NDArray[np.float32],
-              top: NDArray[np.int32]) -> NDArray[np.float32]:  # fmt: skip
-    """Calibrated probabilities, float32 (texts, columns): in each head, ``softmax(sharpness * score + offsets)``.
-
-    `firsts` (heads + 1,): the first column of each head, then the number of columns; `sharpness` (heads,); `offsets` (columns,).
-    `top` (texts, heads, ranks) is filled with each head's most probable labels, best first, -1 where there are fewer.
-    """
-    probabilities = np.empty_like(scores)
+def _calibrate(scores: NDArray[np.float32], firsts: NDArray[np.int32], sharpness: NDArray[np.float32], shifts: NDArray[np.float32],
+               probabilities: NDArray[np.float32], top: NDArray[np.int32]) -> None:  # fmt: skip
+    """Fill `probabilities`, ``softmax(sharpness * score + shift)`` in each head, and `top`; see `Answered`."""
     for text in range(len(scores)):
         for head in range(len(sharpness)):
             first, last = firsts[head], firsts[head + 1]
             highest = np.float32(-np.inf)
             for k in range(first, last):
-                logit = scores[text, k] * sharpness[head] + offsets[k]
+                logit = scores[text, k] * sharpness[head] + shifts[k]
                 probabilities[text, k] = logit
                 highest = max(highest, logit)
             total = np.float32(0)
@@ -217,7 +212,6 @@ def calibrate(scores: NDArray[np.float32], firsts: NDArray[np.int32], sharpness:
                     if not taken and (best < 0 or probabilities[text, k] > probabilities[text, best]):
                         best = k
                 top[text, head, rank] = best - first if best >= 0 else -1
-    return probabilities
 
 
 @nb.njit(cache=True, nogil=True)
@@ -250,16 +244,17 @@ def _breaks(code: int) -> bool:
 
 @nb.njit(cache=True, nogil=True)
 def _phrases(codes: Codes, classes: NDArray[np.uint8], keys: Hashes, places: NDArray[np.int32], values: NDArray[np.float32],
-             bias: NDArray[np.float32], wanted: NDArray[np.int64], longest: int, out: NDArray[np.float32]) -> NDArray[np.int64]:  # fmt: skip
-    """Fill `out` (wanted, most, 3) with each wanted column's strongest phrases as (start, end, weight), strongest first;
-    returns how many each has."""
+             bias: NDArray[np.float32], wanted: NDArray[np.int64], longest: int, out: NDArray[np.float32],
+             found: NDArray[np.int32]) -> None:  # fmt: skip
+    """Fill `out` (wanted, most, 3) with each wanted column's strongest phrases of one text as (start, end, weight), strongest
+    first, and `found` (wanted,) with how many each has."""
     begins = np.empty(len(codes), np.int32)
     ends = np.empty(len(codes), np.int32)
     hashes = np.empty(len(codes), np.uint64)
     n_words = tokens.scan(codes, 0, len(codes), classes, begins, ends, hashes)
-    found = np.zeros(len(wanted), np.int64)
+    found[:] = 0
     if n_words == 0:
-        return found
+        return
     parts = np.zeros((n_words, len(bias)), np.float32)
     offsets = np.array([0, len(codes)])
     count = np.empty(1, np.int32)
@@ -267,24 +262,71 @@ def _phrases(codes: Codes, classes: NDArray[np.uint8], keys: Hashes, places: NDA
     joined = np.empty((n_words, 3), np.float32)
     for w in range(len(wanted)):
         n = _join(codes, begins, ends, parts[:, wanted[w]], n_words, longest, joined)
-        strength = np.abs(joined[:n, 2])
-        order = np.argsort(-strength, kind="mergesort")[: out.shape[1]]
-        for place in range(len(order)):
+        order = np.argsort(-np.abs(joined[:n, 2]), kind="mergesort")
+        found[w] = min(n, out.shape[1])
+        for place in range(found[w]):
             out[w, place] = joined[order[place]]
-        found[w] = len(order)
-    return found
 
 
-def phrases(
-    text: str, rows: Rows, bias: NDArray[np.float32], columns: list[int], longest: int, most: int | None
-) -> list[list[tuple[int, int, float]]]:
-    """For each of `columns`, the text's phrases of up to `longest` words of one sentence that pull the same way, as
-    (start, end, weight), strongest first, at most `most`. All together the weights add up to the column's score less its
-    bias."""
-    codes, _ = tokens.encode([text])
-    out = np.empty((len(columns), len(text) if most is None else most, 3), np.float32)
+@nb.njit(cache=True, nogil=True)
+def _answer(codes: Codes, offsets: NDArray[np.int64], classes: NDArray[np.uint8], keys: Hashes, places: NDArray[np.int32],
+            values: NDArray[np.float32], bias: NDArray[np.float32], firsts: NDArray[np.int32], sharpness: NDArray[np.float32],
+            shifts: NDArray[np.float32], longest: int, scores: NDArray[np.float32], words: NDArray[np.int32], known: NDArray[np.int32],
+            probabilities: NDArray[np.float32], top: NDArray[np.int32], phrases: NDArray[np.float32], found: NDArray[np.int32]) -> None:  # fmt: skip
+    _score(codes, offsets, classes, keys, places, values, bias, scores, words, known, np.empty((0, len(bias)), np.float32))
+    _calibrate(scores, firsts, sharpness, shifts, probabilities, top)
+    wanted = np.empty(phrases.shape[1], np.int64)
+    for text in range(len(phrases)):
+        for head in range(len(wanted)):
+            wanted[head] = firsts[head] + top[text, head, 0]
+        own = codes[offsets[text] : offsets[text + 1]]
+        _phrases(own, classes, keys, places, values, bias, wanted, longest, phrases[text], found[text])
+
+
+class Heads(NamedTuple):
+    """The calibrated heads of a router: `firsts` int32 (heads + 1,), each head's first column, then the number of columns;
+    `sharpness` float32 (heads,); `shifts` float32 (columns,)."""
+
+    firsts: NDArray[np.int32]
+    sharpness: NDArray[np.float32]
+    shifts: NDArray[np.float32]
+
+
+class Answered(NamedTuple):
+    """What one call tells of texts: their `scores`; `probabilities` float32 (texts, columns), calibrated in each head; `top` int32
+    (texts, heads, ranks), each head's most probable labels, best first, -1 where there are fewer; `phrases` float32 (texts, heads,
+    most, 3), (start, end, weight) for each head's best label, strongest first, and `found` int32 (texts, heads), how many."""
+
+    scores: Scores
+    probabilities: NDArray[np.float32]
+    top: NDArray[np.int32]
+    phrases: NDArray[np.float32]
+    found: NDArray[np.int32]
+
+
+def answer(texts: list[str], rows: Rows, bias: NDArray[np.float32], heads: Heads, ranks: int, explained: int, most: int, longest: int) -> Answered:
+    """Score, calibrate, rank and, for the first `explained` heads, find the `most` phrases of up to `longest` words that pulled
+    their best labels: all in one call into compiled code."""
+    codes, offsets = tokens.encode(texts)
+    n, columns = len(texts), len(bias)
+    scores, probabilities = np.empty((n, columns), np.float32), np.empty((n, columns), np.float32)
+    words, known = np.empty(n, np.int32), np.empty(n, np.int32)
+    top = np.empty((n, len(heads.sharpness), ranks), np.int32)
+    texts_explained = n if explained else 0
+    phrases, found = np.empty((texts_explained, explained, most, 3), np.float32), np.empty((texts_explained, explained), np.int32)
     classes = tokens.character_classes()
-    found = _phrases(codes, classes, rows.keys, rows.places, rows.values, bias, np.array(columns), longest, out)
+    _answer(codes, offsets, classes, rows.keys, rows.places, rows.values, bias, heads.firsts, heads.sharpness, heads.shifts, longest,
+            scores, words, known, probabilities, top, phrases, found)  # fmt: skip
+    return Answered(Scores(scores, words, known), probabilities, top, phrases, found)
+
+
+def phrases(text: str, rows: Rows, bias: NDArray[np.float32], columns: list[int], longest: int) -> list[list[tuple[int, int, float]]]:
+    """For each of `columns`, all the text's phrases of up to `longest` words of one sentence that pull the same way, as
+    (start, end, weight), strongest first; the weights add up to the column's score less its bias."""
+    codes, _ = tokens.encode([text])
+    out, found = np.empty((len(columns), len(text), 3), np.float32), np.empty(len(columns), np.int32)
+    classes = tokens.character_classes()
+    _phrases(codes, classes, rows.keys, rows.places, rows.values, bias, np.array(columns), longest, out, found)
     return [[(int(start), int(end), weight) for start, end, weight in phrases[:n]] for phrases, n in zip(out.tolist(), found.tolist(), strict=True)]
 
 

@@ -1,5 +1,6 @@
 """The application: `create_app(settings)` puts the features together; nothing happens at import."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -34,6 +35,10 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state = _open(settings, metrics)
         app.state.service = state
+        # What is loaded by now stays: the collector need not walk through it again and again (a tenth of a classification), and
+        # worker processes share its memory.
+        gc.collect()
+        gc.freeze()
         try:
             yield
         finally:
@@ -45,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     errors.install(app)
     for feature in (classify, models, health, pages):
-        app.include_router(feature.router)
+        app.router.routes.extend(feature.router.routes)  # include_router would wrap each in a second matching
     pages.mount(app)
     front.install(app, metrics)
     _describe(app)

@@ -1,5 +1,6 @@
 """The tables, and the engine that reaches them: SQLite by default, PostgreSQL by its URL."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,30 @@ from sqlalchemy.engine import Engine
 
 HEAD = "0001"  # the newest migration; a test holds it to the folder
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 BUSY_SECONDS = 0.5  # how long a statement waits for a lock: less than a request waits for its decision
 
 metadata = sa.MetaData()
+
+
+class Moment(sa.types.TypeDecorator[datetime]):
+    """A moment as microseconds since 1970 in UTC: the same integer in every database, to sort, to subtract and to cut into days."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002
+        return None if value is None else microseconds(value)
+
+    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
+def microseconds(moment: datetime) -> int:
+    """An aware moment as `Moment` stores it."""
+    return (moment - EPOCH) // _MICROSECOND
+
 
 decisions = sa.Table(
     "decisions",
@@ -18,8 +40,8 @@ decisions = sa.Table(
     sa.Column("decision_id", sa.String(26), primary_key=True),
     sa.Column("ticket_id", sa.String(200), nullable=True, unique=True),
     sa.Column("text_digest", sa.String(64), nullable=False),
-    sa.Column("decided_at", sa.DateTime(timezone=True), nullable=False, index=True),
-    sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, index=True),  # the ticket's own, else decided_at
+    sa.Column("decided_at", Moment, nullable=False, index=True),
+    sa.Column("created_at", Moment, nullable=False, index=True),  # the ticket's own, else decided_at
     sa.Column("model_version", sa.String(64), nullable=False),
     sa.Column("path", sa.String(8), nullable=False),
     sa.Column("language", sa.String(16), nullable=False),

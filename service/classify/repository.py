@@ -3,23 +3,41 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import cache
+from itertools import chain
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from service.database import decisions
 
+_ROWS = 64  # of one INSERT
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A decision about to be stored: its columns, by name (`service.database.decisions`)."""
 
-    values: dict[str, Any]
+class Record(NamedTuple):
+    """A decision about to be stored: the columns of `service.database.decisions`, in their order; moments in microseconds."""
 
-    @property
-    def ticket_id(self) -> str | None:
-        return self.values["ticket_id"]  # type: ignore[no-any-return]
+    decision_id: str
+    ticket_id: str | None
+    text_digest: str
+    decided_at: int
+    created_at: int
+    model_version: str
+    path: str
+    language: str
+    kind: str | None
+    department: str | None
+    action: str
+    declared_kind: str | None
+    channel: str | None
+    customer_tier: str | None
+    customer_ref: str | None
+    country: str | None
+    decision: bytes
+    explanation: bytes | None
+    subject: str | None
+    body: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +55,28 @@ def store(connection: Connection, records: Sequence[Record]) -> list[Stored]:
     known = _find(connection, named) if named else {}
     new, result = [], []
     for record in records:
-        values = record.values
         ticket = record.ticket_id
         earlier = known.get(ticket) if ticket is not None else None
         if earlier is None:
-            new.append(values)
-            earlier = (values["text_digest"], values["decision"], values["explanation"])
+            new.append(record)
+            earlier = (record.text_digest, record.decision, record.explanation)
             if ticket is not None:
                 known[ticket] = earlier  # the same ticket twice among the records: the first counts
         digest, decision, explanation = earlier
-        result.append(Stored(decision, explanation, digest == values["text_digest"]))
-    if new:
-        connection.execute(sa.insert(decisions), new)
+        result.append(Stored(decision, explanation, digest == record.text_digest))
+    # One statement for many rows, by hand: each trip into the driver gives the interpreter away and has to win it back, and under
+    # load that took longer than the database did.
+    for start in range(0, len(new), _ROWS):
+        rows = new[start : start + _ROWS]
+        connection.exec_driver_sql(_insert(len(rows), connection.dialect.paramstyle), tuple(chain.from_iterable(rows)))
     return result
+
+
+@cache  # at most `_ROWS` statements for each database
+def _insert(rows: int, paramstyle: str) -> str:
+    place = "?" if paramstyle == "qmark" else "%s"
+    row = f"({', '.join([place] * len(Record._fields))})"
+    return f"INSERT INTO decisions ({', '.join(Record._fields)}) VALUES {', '.join([row] * rows)}"  # noqa: S608  # names of our own
 
 
 def forget_text(connection: Connection, before: datetime) -> int:

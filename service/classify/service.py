@@ -12,6 +12,7 @@ from ulid import ULID
 from model.decision import Decision, Ticket
 from service.classify.repository import Record, Stored
 from service.classify.schemas import TicketIn
+from service.database import microseconds
 from service.errors import NoText, TicketConflict, from_validation
 from service.state import State
 
@@ -43,7 +44,7 @@ def with_text(ticket: TicketIn) -> TicketIn:
 
 def classify(state: State, tickets: Sequence[TicketIn]) -> list[Record]:
     """Decide the tickets: what is to be stored and then answered, in order."""
-    now = datetime.now(UTC)
+    now = microseconds(datetime.now(UTC))
     with state.metrics.classify_seconds.time():
         decided = state.decider.decide([_as_ticket(ticket) for ticket in tickets], explain=True, advise=True)
     state.metrics.count_decisions(decided)
@@ -64,36 +65,34 @@ def _as_ticket(ticket: TicketIn) -> Ticket:
     )
 
 
-def _record(state: State, ticket: TicketIn, decision: Decision, now: datetime) -> Record:
+def _record(state: State, ticket: TicketIn, decision: Decision, now: int) -> Record:
     explanation = decision.pop("explanation", None)
     decision_id = str(ULID())
     answered = {"decision_id": decision_id, "ticket_id": ticket.ticket_id, **decision}
     labels = decision["labels"]
     keep = state.settings.keep_text_days > 0
     return Record(
-        {
-            "decision_id": decision_id,
-            "ticket_id": ticket.ticket_id,
-            "text_digest": _digest(ticket),
-            "decided_at": now,
-            "created_at": ticket.created_at.astimezone(UTC) if ticket.created_at else now,
-            "model_version": decision["model_version"],
-            "path": decision["path"],
-            "language": decision["language"]["code"],
-            "kind": labels["kind"]["label"] if "kind" in labels else None,
-            "department": labels["department"]["label"] if "department" in labels else None,
-            "action": decision["action"],
-            "declared_kind": ticket.declared_kind,
-            "channel": ticket.channel,
-            "customer_tier": ticket.customer_tier,
-            "customer_ref": ticket.customer_ref,
-            "country": ticket.country,
-            "decision": orjson.dumps(answered),
-            "explanation": orjson.dumps(explanation) if keep else None,
-            # PostgreSQL's text cannot hold NUL.
-            "subject": (ticket.subject or "").replace("\0", "\ufffd") if keep else None,
-            "body": (ticket.body or "").replace("\0", "\ufffd") if keep else None,
-        }
+        decision_id=decision_id,
+        ticket_id=ticket.ticket_id,
+        text_digest=_digest(ticket),
+        decided_at=now,
+        created_at=microseconds(ticket.created_at) if ticket.created_at else now,
+        model_version=decision["model_version"],
+        path=decision["path"],
+        language=decision["language"]["code"],
+        kind=labels["kind"]["label"] if "kind" in labels else None,
+        department=labels["department"]["label"] if "department" in labels else None,
+        action=decision["action"],
+        declared_kind=ticket.declared_kind,
+        channel=ticket.channel,
+        customer_tier=ticket.customer_tier,
+        customer_ref=ticket.customer_ref,
+        country=ticket.country,
+        decision=orjson.dumps(answered),
+        explanation=orjson.dumps(explanation) if keep else None,
+        # PostgreSQL's text cannot hold NUL.
+        subject=(ticket.subject or "").replace("\0", "\ufffd") if keep else None,
+        body=(ticket.body or "").replace("\0", "\ufffd") if keep else None,
     )
 
 
