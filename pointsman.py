@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
@@ -64,8 +66,15 @@ def _share(option: str, text: str) -> float:
     return share
 
 
+def _version() -> str:
+    try:
+        return version("pointsman")
+    except PackageNotFoundError:
+        return "(a checkout that is not installed)"
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(package_name="pointsman")
+@click.version_option(_version(), prog_name="pointsman")
 def main() -> None:
     """Pointsman reads a support ticket in any language: is it a real incident or a request for advice, which department
     owns it, and how sure is that.
@@ -99,7 +108,7 @@ def _with_table(command: Any) -> Any:
 @click.option("--language", metavar="TAG", help="The language of tickets that name none.")
 @click.option("--prior", "priors", multiple=True, metavar="TARGET=LABEL:SHARE", help="The mix at the door, where it differs from the table's.")
 @click.option("--promise", "promises", multiple=True, metavar="TARGET=PRECISION", help="The precision that routing without a person must keep.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
 @click.option("--strict", is_flag=True, help="Refuse the table where any row has a problem.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def train(
@@ -136,6 +145,7 @@ def train(
         _show_problems(table.problems)
         # The test table is read first, so that a mistake in its name does not cost a training run.
         unseen = read_table(tests, text=table.text_columns, targets=wanted, database=database, for_training=False) if tests else None
+        _check_folder(out)
         if encoder == "auto":
             click.echo("The fast path alone: no encoder is installed.", err=True)
         with _progress() as progress:
@@ -144,6 +154,8 @@ def train(
         home = card.save(trained, table, settings, out, test)
     except (TrainingError, ModelError) as error:
         _refuse(error)
+    except OSError as error:
+        _refuse(f"--out {out}: cannot be written: {error.strerror}")
     champion = (out / "champion").read_text(encoding="ascii").strip() == home.name
     if as_json:
         click.echo(json.dumps({"version": home.name, "champion": champion, "cross_validation": trained.metrics, "test": test}))
@@ -203,6 +215,7 @@ def classify(model: Path, source: str, output: str, explain: bool, database: str
     from training.errors import TrainingError
 
     failed = 0
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + signal.SIGTERM))  # so that a half-written output is removed
     try:
         router = bundle.load(bundle.find(model))
         decider = Decider(router, policy.load_policy(_setting_path("POINTSMAN_POLICY")))
@@ -221,13 +234,16 @@ def classify(model: Path, source: str, output: str, explain: bool, database: str
                 for place, decision in zip(places, decider.decide(tickets, explain=explain), strict=True):
                     lines[place] |= decision
                 failed += len(lines) - len(tickets)
-                out.write(b"\n".join(map(orjson.dumps, lines)) + b"\n")
+                out.write(b"\n".join(orjson.dumps(line, default=_as_json) for line in lines) + b"\n")
                 done += len(lines)
                 progress("classifying", done, 0)
     except (TrainingError, ModelError) as error:
         _refuse(error)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
+        _silence_output()  # the reader has seen enough
+    except OSError as error:
+        _silence_output()
+        _refuse(f"{output}: cannot be written: {error.strerror}")
     if failed:
         click.echo(f"pointsman: {failed} rows failed; each has a line with its error", err=True)
         raise SystemExit(1)
@@ -256,7 +272,7 @@ def _as_ticket(row: "Row | BadRow", columns: tuple[str, ...]) -> tuple[dict[str,
 
     if isinstance(row, BadRow):
         return {"id": None, "error": {"code": "bad_row", "message": row.why}}, None
-    line = {"id": row["id"]} if row.get("id") is not None else {"id": None}
+    line = {"id": row.get("id")}
     subject, body = text_of(row, columns)
     if not subject.strip() and not body.strip():
         expected = " and ".join(columns)
@@ -268,6 +284,11 @@ def _as_ticket(row: "Row | BadRow", columns: tuple[str, ...]) -> tuple[dict[str,
         told if isinstance(told, str) else None,
         *(None if row.get(name) is None else str(row[name]) for name in ("channel", "declared_kind", "customer_tier", "country")),
     )
+
+
+def _as_json(value: object) -> str:
+    """What JSON has no form for: databases and Parquet have decimals and bytes as ids."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _batches(rows: "Iterator[Row | BadRow]") -> Iterator[list[Any]]:
@@ -287,10 +308,7 @@ def _output(name: str) -> Iterator[IO[bytes]]:
         with path.open("wb") as out:
             yield out
         return
-    try:
-        handle, making = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    except OSError as error:
-        _refuse(f"{path}: cannot be written: {error.strerror}")
+    handle, making = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as out:
             yield out
@@ -299,6 +317,19 @@ def _output(name: str) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(making).unlink(missing_ok=True)
         raise
+
+
+def _silence_output() -> None:
+    """Let what is buffered for standard output go nowhere: Python would try to write it once more at the end, and fail loudly."""
+    with suppress(OSError):  # a test's standard output has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_folder(folder: Path) -> None:
+    """A folder that cannot be made or written is found out before the work, not after it."""
+    nearest = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        _refuse(f"--out {folder}: {nearest} is not a folder that can be written")
 
 
 def _setting_path(name: str) -> Path | None:

@@ -11,15 +11,18 @@ import math
 import os
 import re
 import shutil
+import struct
 import tempfile
 import zipfile
+import zlib
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from model.errors import BundleError
 from model.router import Router, Target
@@ -37,9 +40,46 @@ LARGEST_MANIFEST = 1 << 20
 LARGEST_FILE = 4 << 30
 _VERSION = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ-[0-9a-f]{4,16}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_HEADER = re.compile(  # of a .npy file: magic, version 1.0, the header's length, the header
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype><[ufi]\d)', 'fortran_order': False, 'shape': \((?P<shape>\d{1,12}, ?(?:\d{1,6})?)\), \} *\n",
+    re.DOTALL,
+)
 _SHAPES: dict[str, tuple[str, int]] = {  # array: dtype, dimensions
     "keys": ("<u8", 1), "places": ("<i4", 1), "values": ("<f4", 2), "bias": ("<f4", 1)
 }  # fmt: skip
+
+
+class _Head(BaseModel):
+    """A `Target`, as it is written."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: Annotated[str, StringConstraints(min_length=1)]
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    first: Annotated[int, Field(ge=0)]
+    sharpness: Annotated[float, Field(gt=0)]
+    offsets: tuple[float, ...]
+    promise: Annotated[float, Field(ge=0, le=1)]
+    threshold: float | None
+    protect: dict[str, float]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(set(self.labels)) != len(self.labels) or len(self.offsets) != len(self.labels) or not set(self.protect) <= set(self.labels):
+            raise ValueError(f"the labels of {self.name} do not fit together")
+        return self
+
+
+class _Settings(BaseModel):
+    """`router.json`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    targets: Annotated[tuple[_Head, ...], Field(min_length=1)]
+    languages: _Head | None
+    only_language: str | None
+    least_known: float
+    text_columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
 
 
 def save(router: Router, folder: Path, facts: dict[str, Any], extra: dict[str, bytes]) -> Path:
@@ -118,18 +158,20 @@ def load_with_manifest(home: Path) -> tuple[Router, dict[str, Any]]:
         if name not in contents:
             raise BundleError(f"{home / MANIFEST}: names no {name}")
     try:
-        settings = json.loads(contents[SETTINGS])
-        router = Router(
-            targets=tuple(_target(entry) for entry in settings["targets"]),
-            languages=_target(settings["languages"]) if settings["languages"] else None,
-            only_language=settings["only_language"],
-            least_known=float(settings["least_known"]),
-            text_columns=tuple(settings["text_columns"]),
-            version=manifest["version"],
-            **_arrays(home / ARRAYS, contents[ARRAYS]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{home / SETTINGS}: not the settings of a router: {type(error).__name__}") from error
+        settings = _Settings.model_validate_json(contents[SETTINGS])
+    except ValidationError as error:
+        raise BundleError(f"{home / SETTINGS}: not the settings of a router: {error.errors(include_input=False)[0]['msg']}") from error
+    rows, bias = _arrays(home / ARRAYS, contents[ARRAYS])
+    router = Router(
+        rows=rows,
+        bias=bias,
+        targets=tuple(_target(head) for head in settings.targets),
+        languages=_target(settings.languages) if settings.languages else None,
+        only_language=settings.only_language,
+        least_known=settings.least_known,
+        text_columns=settings.text_columns,
+        version=manifest["version"],
+    )
     _check(home, router)
     return router, manifest
 
@@ -216,33 +258,40 @@ def _inspect(home: Path, name: str, entry: dict[str, Any]) -> bytes:
     return data
 
 
-def _arrays(path: Path, data: bytes) -> dict[str, Any]:
-    """The four arrays, each with its header held against the bytes that are there before memory is asked for."""
+def _arrays(path: Path, data: bytes) -> tuple[Rows, NDArray[np.float32]]:
+    """The rows and the bias. The archive must be exactly what `save` writes: numpy's own reader would follow headers that ask for
+    more memory than there is, and names that hide one array behind another."""
     arrays: dict[str, NDArray[Any]] = {}
     try:
         with zipfile.ZipFile(BytesIO(data)) as packed:
-            for name, (dtype, dimensions) in _SHAPES.items():
-                info = packed.getinfo(f"{name}.npy")
-                if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(data):
-                    raise BundleError(f"{path}: {name} is packed in a way that could swell")
-                with packed.open(info) as member:
-                    version = np.lib.format.read_magic(member)
-                    if version != (1, 0):
-                        raise BundleError(f"{path}: {name} has an array header of another version")
-                    shape, _, kind = np.lib.format.read_array_header_1_0(member)
-                    said = math.prod(shape) * kind.itemsize
-                    if kind.str != dtype or len(shape) != dimensions or said + member.tell() != info.file_size:
-                        raise BundleError(f"{path}: {name} is not the array that it should be")
-        with np.load(BytesIO(data), allow_pickle=False) as loaded:
-            arrays = {name: np.ascontiguousarray(loaded[name]) for name in _SHAPES}
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+            members = packed.infolist()
+            if sorted(member.filename for member in members) != sorted(f"{name}.npy" for name in _SHAPES):
+                raise BundleError(f"{path}: not a file of arrays of a router, which are {', '.join(_SHAPES)}")
+            for member in members:
+                if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(data):
+                    raise BundleError(f"{path}: {member.filename} is packed in a way that could swell")
+                name = member.filename.removesuffix(".npy")
+                arrays[name] = _array(path, name, packed.read(member))
+    except (zipfile.BadZipFile, zlib.error, struct.error, OSError, ValueError, EOFError, RuntimeError, NotImplementedError) as error:
         raise BundleError(f"{path}: not a file of arrays: {type(error).__name__}") from error
-    rows = Rows(arrays["keys"], arrays["places"], arrays["values"])
-    return {"rows": rows, "bias": arrays["bias"]}
+    return Rows(arrays["keys"], arrays["places"], arrays["values"]), arrays["bias"]
 
 
-def _target(entry: dict[str, Any]) -> Target:
-    return Target(**entry | {"labels": tuple(entry["labels"]), "offsets": tuple(entry["offsets"])})
+def _array(path: Path, name: str, data: bytes) -> NDArray[Any]:
+    """One array in the .npy format, version 1.0, with the one header that numpy writes for its kind."""
+    dtype, dimensions = _SHAPES[name]
+    if data[6:8] != b"\x01\x00":
+        raise BundleError(f"{path}: {name} has an array header of another version")
+    found = _HEADER.match(data)
+    shape = tuple(int(size) for size in found["shape"].decode().split(",") if size.strip()) if found else ()
+    kind = np.dtype(dtype)
+    if not found or found["dtype"].decode() != dtype or len(shape) != dimensions or math.prod(shape) * kind.itemsize != len(data) - found.end():
+        raise BundleError(f"{path}: {name} is not the array that it should be")
+    return np.frombuffer(data, kind, offset=found.end()).reshape(shape)
+
+
+def _target(head: "_Head") -> Target:
+    return Target(**head.model_dump())
 
 
 def _check(home: Path, router: Router) -> None:
@@ -250,7 +299,8 @@ def _check(home: Path, router: Router) -> None:
     rows, columns = router.rows, len(router.bias)
     slots = len(rows.keys)
     heads = [*router.targets, *([router.languages] if router.languages else [])]
-    covered = sorted(k for head in heads for k in range(head.first, head.first + len(head.labels)))
+    covered = [k for head in heads for k in range(head.first, head.first + len(head.labels))]
+    names = [target.name for target in router.targets]
     sound = (
         slots == len(rows.places)
         and slots > 0
@@ -260,8 +310,7 @@ def _check(home: Path, router: Router) -> None:
         and rows.places.max() < len(rows.values)
         and bool(np.isfinite(rows.values).all() and np.isfinite(router.bias).all())
         and covered == list(range(columns))
-        and all(len(head.offsets) == len(head.labels) >= 2 and head.name for head in heads)
-        and len(router.text_columns) in (1, 2)
+        and len(set(names)) == len(names) > 0
     )
     if not sound:
         raise BundleError(f"{home}: the arrays and the settings do not fit each other")

@@ -100,7 +100,7 @@ class Decider:
             (target.name, target.labels, answers.top[target.name].tolist(), answers.probabilities[target.name].tolist())
             for target in self.router.targets
         ]
-        familiar = (answers.known >= self.router.least_known * answers.words) & (answers.words > 0)
+        familiar = self.router.familiar(answers.words, answers.known)
         decisions = []
         for i, (ticket, known) in enumerate(zip(tickets, familiar.tolist(), strict=True)):
             labels: dict[str, LabelAnswer] = {}
@@ -122,7 +122,7 @@ class Decider:
                 "labels": labels,
                 "action": action,
                 "reasons": reasons,
-                "also_involve": self._involved(i, answers, labels),
+                "also_involve": self._involved(i, answers, labels) if texts[i] else [],
                 "route": {"queue": queue, "priority": priority, "respond_within_minutes": minutes},
                 "misdirected": kind["label"] != ticket.declared_kind if kind and ticket.declared_kind else None,
             }
@@ -167,9 +167,12 @@ class Decider:
             if labels[name]["label"] != label and answers.probabilities[name][i, place] >= limit
         ]
         reasons += missed
-        if strange or self._leading.name in unsure:
+        if strange:
             return "review", reasons
-        return ("suggest" if unsure or missed else "auto"), reasons
+        if not unsure and not missed:
+            return "auto", reasons
+        leading = self._leading.name
+        return ("suggest" if labels[leading]["confidence"] >= self._thresholds[leading] else "review"), reasons
 
     def _involved(self, i: int, answers: Answers, labels: dict[str, LabelAnswer]) -> list[str]:
         """Further labels of the policy's `involve` target whose own one-against-the-rest score says yes."""

@@ -113,7 +113,8 @@ class Router:
             # One language only: what speaks for it is that its words are known.
             share = known / np.maximum(words, 1)
             guesses = [(self.only_language or language.UNKNOWN, p) for p in share.tolist()]
-        spoken = [self._language(text, told[i] if told else None, guesses[i]) for i, text in enumerate(texts)]
+        familiar = self.familiar(words, known).tolist()
+        spoken = [self._language(text, told[i] if told else None, guesses[i], familiar[i]) for i, text in enumerate(texts)]
         pulled = [
             [phrases[:n] for phrases, n in zip(by_target, counts, strict=True)]
             for by_target, counts in zip(found.phrases.tolist(), found.found.tolist(), strict=True)
@@ -136,10 +137,14 @@ class Router:
             np.array([offset for head in heads for offset in head.offsets], np.float32),
         )
 
-    def _language(self, text: str, told: str | None, guess: tuple[str, float]) -> tuple[str, float]:
+    def familiar(self, words: NDArray[np.int32], known: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Whether enough of each text's words were seen in training for its answers to mean something."""
+        return np.asarray((known >= self.least_known * words) & (words > 0))
+
+    def _language(self, text: str, told: str | None, guess: tuple[str, float], familiar: bool) -> tuple[str, float]:
         if told:
             return told, 1.0
         if not text:
             return language.UNKNOWN, 0.0
-        code, sure = language.detect(text) if guess[1] < SURE_OF_LANGUAGE else guess
+        code, sure = guess if familiar and guess[1] >= SURE_OF_LANGUAGE else language.detect(text)
         return code, round(sure, 4)

@@ -52,12 +52,12 @@ def read_yaml(path: Path, kind: type[T]) -> T:
         return kind.model_validate(content)
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise PolicyError(f"{path}: not valid YAML: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise PolicyError(f"{path}: {where or 'the file'}: {first['msg']}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML lets what Python says of a date or a number through
+        raise PolicyError(f"{path}: not valid YAML: {error}") from error
 
 
 def load_taxonomy(path: Path | None = None) -> Taxonomy:

@@ -75,8 +75,9 @@ def character_classes() -> NDArray[np.uint8]:
 
 def lowered(text: str) -> str:
     """Lower-case `text` without changing its length, so that positions stay true."""
-    # U+0130 is the only character whose lower case is longer than itself.
-    return text.replace("\u0130", "i").lower()
+    # U+0130 is the only character whose lower case is longer than itself. A sigma is lowered by what stands around it, which must
+    # not hang on the text next to it in a batch.
+    return text.replace("\u0130", "i").lower().replace("\u03c2", "\u03c3")
 
 
 def encode(texts: list[str]) -> tuple[Codes, NDArray[np.int64]]:

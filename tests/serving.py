@@ -1,23 +1,29 @@
 """The service as the tests meet it: over HTTP, and its database through a connection of one's own."""
 
 import json
+import os
 import socket
-import sqlite3
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy.engine import Connection
 
 from service.app import create_app
+from service.database import decisions
 from service.settings import Settings
 
+ROOT = Path(__file__).resolve().parent.parent
 INCIDENT = "Our dedicated server has been down since six this morning, it does not even answer a ping. Nothing was changed on our side."
 QUESTION = "Boa tarde, como é que faço para transferir o meu domínio .pt para a vossa empresa?"
 
@@ -30,27 +36,29 @@ class Service:
     client: httpx.AsyncClient
     database: Path
 
-    def connect(self) -> sqlite3.Connection:
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
         """A connection that shares nothing with the application's."""
-        return sqlite3.connect(self.database, isolation_level=None, timeout=5)
+        engine = sa.create_engine(f"sqlite:///{self.database}", isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            yield connection
 
     def rows(self) -> list[dict[str, Any]]:
         """What is stored, oldest first."""
-        with closing(self.connect()) as connection:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute("SELECT * FROM decisions ORDER BY rowid")]
+        with self.connect() as connection:
+            return [dict(row) for row in connection.execute(sa.select(decisions).order_by(sa.text("rowid"))).mappings()]
 
-    def write(self, statement: str) -> None:
-        with closing(self.connect()) as connection:
+    def write(self, statement: sa.Executable) -> None:
+        with self.connect() as connection:
             connection.execute(statement)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """While it lasts, the application cannot write."""
-        with closing(self.connect()) as connection:
-            connection.execute("BEGIN IMMEDIATE")
+        with self.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield
-            connection.execute("ROLLBACK")
+            connection.exec_driver_sql("ROLLBACK")
 
     async def classify(self, **ticket: Any) -> httpx.Response:
         return await self.client.post("/classify", json=ticket)
@@ -73,11 +81,12 @@ def listening(app: FastAPI) -> Iterator[int]:
     """The port of a real server for `app`, for what only a socket shows."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         # WebSockets are not spoken here, and the library that would speak them warns of its own deprecation.
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", ws="none"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", ws="none", server_header=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
             wait_until(lambda: server.started or not thread.is_alive(), "the server is up")
+            assert server.started
             yield listener.getsockname()[1]
         finally:
             server.should_exit = True
@@ -85,7 +94,58 @@ def listening(app: FastAPI) -> Iterator[int]:
     assert not thread.is_alive()
 
 
-def wait_until(condition: Any, what: str, seconds: float = 10.0) -> None:
+def command(*options: str | Path) -> list[str]:
+    """`pointsman serve` as its users start it."""
+    return [sys.executable, str(ROOT / "pointsman.py"), "serve", *map(str, options)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of another process: this one's, with nothing that would help or change the service."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH" and not name.startswith("POINTSMAN_")} | more
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class Process:
+    """A server in a process of its own, and all that it has said so far."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    output: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text(encoding="utf-8")
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, self.said
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/livez").status_code == 200
+        return False
+
+
+@contextmanager
+def process(arguments: list[str], port: int, folder: Path) -> Iterator[Process]:
+    """The process that `arguments` start in `folder`, once it answers on `port`."""
+    output = folder / "said.txt"
+    with output.open("wb") as out, subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=out, stderr=out) as started:
+        running = Process(started, port, output)
+        try:
+            wait_until(running.answers, "the server answers", 30)
+            yield running
+        finally:
+            started.kill()
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
     """Poll until `condition()`; fail with `what` was waited for."""
     end = time.monotonic() + seconds
     while not condition():

@@ -38,24 +38,35 @@ def fit(scores: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[float, N
     return float(np.exp(found.x[0])), found.x[1:]
 
 
-def lower_bound(right: int, of: int, risk: float) -> float:
+def lower_bound(right: float, of: float, risk: float) -> float:
     """The share that `right` of `of` shows with confidence 1 - `risk` (Clopper and Pearson, 1934, one-sided)."""
-    return float(beta.ppf(risk, right, of - right + 1)) if right else 0.0
+    return float(beta.ppf(risk, right, of - right + 1)) if right > 0 else 0.0
 
 
-def promise_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], promise: float) -> float | None:
+def promise_threshold(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], promise: float, weights: NDArray[np.float64] | None = None
+) -> float | None:
     """The lowest confidence from which at least `promise` of the answers are right, with probability 1 - `RISK`.
 
     `STEPS` thresholds at even steps of coverage; each is held to a Clopper-Pearson bound at ``RISK / STEPS`` (Bonferroni), so
-    the one chosen keeps the promise however it is chosen. None where none does.
+    the one chosen keeps the promise however it is chosen. None where none does. `weights`: how much each ticket counts where
+    the mix at the door is not the mix here; the bound is then taken at Kish's effective number of tickets, which is
+    approximate.
     """
+    weights = np.ones(len(confidence)) if weights is None else weights
     order = np.argsort(-confidence, kind="stable")
-    correct = np.cumsum(right[order])
+    ranked = confidence[order]
+    total, hits, squares = (np.cumsum(column[order]) for column in (weights, weights * right, weights**2))
     best = None
     for step in range(1, STEPS + 1):
-        covered = max(1, round(len(order) * step / STEPS)) if len(order) else 0
-        if covered and lower_bound(int(correct[covered - 1]), covered, RISK / STEPS) >= promise:
-            best = float(confidence[order[covered - 1]])
+        if not len(order):
+            break
+        at = max(1, round(len(order) * step / STEPS)) - 1
+        # A threshold takes all tickets of its confidence, or none.
+        last = int(np.searchsorted(-ranked, -ranked[at], side="right")) - 1
+        of = total[last] ** 2 / squares[last]
+        if lower_bound(of * hits[last] / total[last], of, RISK / STEPS) >= promise:
+            best = float(ranked[last])
     return best
 
 

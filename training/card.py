@@ -98,13 +98,17 @@ def _figures(targets: dict[str, Any]) -> list[str]:
             )
         lines += ["", "| label | tickets | precision | recall | F1 |", "|---|---|---|---|---|"]
         lines += [
-            f"| {label} | {f['support']} | {f['precision']} | {f['recall']} {f['recall_interval']} | {f['f1']} |"
+            f"| {_cell(label)} | {f['support']} | {f['precision']} | {f['recall']} {f['recall_interval']} | {f['f1']} |"
             for label, f in figures["labels"].items()
         ]
         lines += ["", "| language | tickets | accuracy | majority |", "|---|---|---|---|"]
-        lines += [f"| {code} | {f['n']} | {f['share']} {f['interval']} | {f['majority']} |" for code, f in figures["languages"].items()]
+        lines += [f"| {_cell(code)} | {f['n']} | {f['share']} {f['interval']} | {f['majority']} |" for code, f in figures["languages"].items()]
         lines.append("")
     return lines
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|").replace("\n", " ")
 
 
 def _said(figure: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ def judge(target: Target, probabilities: NDArray[np.floating[Any]], codes: NDArr
     """The figures of one target.
 
     `probabilities` (tickets, labels), made without having seen the tickets; `codes` (tickets,) the right labels, -1 where
-    there is none, or one that the router does not know (counted as wrong where it has a name: see `unknown`).
+    there is none, and the number of labels where it is one that the router does not know: the answer is wrong then.
     """
     which = np.flatnonzero(codes >= 0)
     n = len(which)
@@ -59,7 +59,7 @@ def judge(target: Target, probabilities: NDArray[np.floating[Any]], codes: NDArr
         "macro_f1": round(float(f1[present].mean()), 4),
         "majority": {"label": target.labels[biggest], "accuracy": round(int(support[biggest]) / n, 4)},
         "calibration_error": round(calibration_error(confidence, right), 4),
-        "log_loss": round(float(-np.log(np.maximum(p[np.arange(n), right_codes], 1e-12)).mean()), 4),
+        "log_loss": round(float(-np.log(np.maximum(_given(p, right_codes), 1e-12)).mean()), 4),
         "promise": {
             "precision": target.promise,
             "threshold": target.threshold,
@@ -104,6 +104,8 @@ def evaluate(router: Router, table: TicketTable) -> dict[str, Any]:
     for target in router.targets:
         if target.name in table.labels:
             codes = table.codes(target.name, target.labels)
+            named = np.array([label != "" for label in table.labels[target.name]])
+            codes[named & (codes < 0)] = len(target.labels)
             judged = judge(target, np.concatenate(probabilities[target.name]), codes, table.languages)
             strange = sorted(set(table.labels[target.name]) - {""} - set(target.labels))
             figures["targets"][target.name] = judged | {"unknown_labels": strange}
@@ -117,6 +119,12 @@ def share(right: NDArray[np.bool_]) -> dict[str, Any]:
     """The share of right answers, its interval and how many there are: ``{"share", "interval", "n"}``."""
     hits, n = int(right.sum()), len(right)
     return {"share": round(hits / n, 4) if n else None, "interval": interval(hits, n), "n": n}
+
+
+def _given(probabilities: NDArray[np.floating[Any]], codes: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
+    """The probability that each right label was given, 0 for one that the router does not know."""
+    padded = np.column_stack([probabilities, np.zeros(len(probabilities))])
+    return np.asarray(padded[np.arange(len(codes)), codes])
 
 
 def _protected(

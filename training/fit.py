@@ -29,7 +29,6 @@ COSTS = (0.5, 1.0, 2.0)  # of a margin missed; the one with the best mean macro-
 BALANCE = 0.3  # how much more the rare labels count; chosen by cross-validation, see benchmarks/README.md
 PROMISE = 0.95  # precision of the answers that are acted on without a person, unless another one is asked for
 RECALL = 0.97  # of a protected label, for the threshold of "possible"
-LANGUAGE = "language"
 LEAST_IN_LANGUAGE = 5  # tickets; a rarer language is not learned
 _ENTRIES_A_SECOND = 5e6  # of the document matrix, one fold and one cost, on one slow core; for the budget
 
@@ -65,6 +64,7 @@ class _Head:
     labels: tuple[str, ...]
     codes: NDArray[np.int64]
     first: int
+    is_language: bool = False
 
     @property
     def columns(self) -> slice:
@@ -82,7 +82,7 @@ def fit(table: TicketTable, settings: Settings, taxonomy: Taxonomy, progress: Pr
     known = [code or settings.language or "" for code in table.languages]
     spoken = languages.fill(table.texts, known, counts, settings.seed)
     heads = _heads(table, spoken)
-    targets = [head for head in heads if head.name != LANGUAGE]
+    targets = [head for head in heads if not head.is_language]
     _check_names(settings, targets)
     group = duplicates.groups(counts.documents[:, : counts.n_words], counts.term_hashes[: counts.n_words])
     strata = ["\x1f".join(parts) for parts in zip(*(table.labels[head.name] for head in targets), spoken, strict=True)]
@@ -98,13 +98,15 @@ def fit(table: TicketTable, settings: Settings, taxonomy: Taxonomy, progress: Pr
     features = Features(counts)
     weights, bias = _solve(features.fit_transform(np.arange(len(table))), heads, np.arange(len(table)), cost, settings.seed)
     progress("calibrating", 0, 1)
-    calibrated = {head.name: _calibrate(head, held_out[cost], split, settings, taxonomy) for head in heads}
+    calibrated = [_calibrate(head, held_out[cost], split, settings, taxonomy) for head in heads]
+    spoken_head = calibrated[-1] if heads[-1].is_language else None
     metrics: dict[str, Any] = {"tickets": len(table), "near_duplicates": int(len(group) - len(np.unique(group)))}
-    metrics["targets"] = {head.name: judge(calibrated[head.name][0], calibrated[head.name][1], head.codes, spoken) for head in targets}
-    if LANGUAGE in calibrated:
-        head = heads[-1]
-        guess = calibrated[LANGUAGE][1].argmax(axis=1)
-        metrics["language"] = share((guess == head.codes)[head.codes >= 0])
+    metrics["targets"] = {
+        head.name: judge(target, probabilities, head.codes, spoken) for head, (target, probabilities) in zip(targets, calibrated, strict=False)
+    }
+    if spoken_head:
+        guess = spoken_head[1].argmax(axis=1)
+        metrics["language"] = share((guess == heads[-1].codes)[heads[-1].codes >= 0])
     if metrics["near_duplicates"]:
         apart = folds(strata, np.arange(len(table)), settings.seed)
         scores = _cross_validate(counts, targets, apart, (cost,), settings.seed, progress)[cost]
@@ -112,9 +114,9 @@ def fit(table: TicketTable, settings: Settings, taxonomy: Taxonomy, progress: Pr
     router = Router(
         rows=features.rows(weights),
         bias=bias,
-        targets=tuple(calibrated[head.name][0] for head in targets),
-        languages=calibrated[LANGUAGE][0] if LANGUAGE in calibrated else None,
-        only_language=None if LANGUAGE in calibrated else Counter(spoken).most_common(1)[0][0] or None,
+        targets=tuple(target for target, _ in calibrated[: len(targets)]),
+        languages=spoken_head[0] if spoken_head else None,
+        only_language=None if spoken_head else Counter(spoken).most_common(1)[0][0] or None,
         least_known=_least_known(counts, split),
         text_columns=table.text_columns,
         version=f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{secrets.token_hex(2)}",
@@ -136,7 +138,7 @@ def _heads(table: TicketTable, spoken: list[str]) -> list[_Head]:
     learned = tuple(sorted(code for code, n in Counter(spoken).items() if code and n >= LEAST_IN_LANGUAGE))
     if len(learned) >= 2:
         codes = np.array([learned.index(code) if code in learned else -1 for code in spoken])
-        heads.append(_Head(LANGUAGE, learned, codes, first))
+        heads.append(_Head("language", learned, codes, first, is_language=True))
     return heads
 
 
@@ -222,12 +224,18 @@ def _calibrate(
         probabilities[fold.held_out] = alone.probabilities(own[fold.held_out])
     has = head.codes >= 0
     p, codes = probabilities[has], head.codes[has]
-    threshold = calibrate.promise_threshold(p.max(axis=1), p.argmax(axis=1) == codes, promise)
+    weights = None
+    if prior := settings.priors.get(head.name):
+        # The thresholds must hold at the door, so they are set on the probabilities and the mix that will be met there.
+        moved = calibrate.shift(head.codes, head.labels, prior)
+        offsets = offsets + moved
+        weights = np.exp(moved)[codes]
+        p = p * np.exp(moved)
+        p /= p.sum(axis=1, keepdims=True)
+    threshold = calibrate.promise_threshold(p.max(axis=1), p.argmax(axis=1) == codes, promise, weights)
     protect = {
         label: calibrate.protect_threshold(p[codes == k, k], RECALL) for k, label in enumerate(head.labels) if label in taxonomy.protected(head.name)
     }
-    if prior := settings.priors.get(head.name):
-        offsets = offsets + calibrate.shift(head.codes, head.labels, prior)
     return replace(target, offsets=tuple(offsets.tolist()), threshold=threshold, protect=protect), probabilities
 
 

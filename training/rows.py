@@ -7,8 +7,10 @@ database, and ``-`` is JSON Lines on standard input. pandas is not needed here, 
 import contextlib
 import csv
 import gzip
+import io
 import sys
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -18,6 +20,7 @@ from training.errors import TrainingError
 
 LONGEST_FIELD = 10_000_000  # characters; longer is not a ticket
 Row = dict[str, Any]
+Reader = Callable[[IO[bytes], str], Iterator["Row | BadRow"]]
 
 
 class BadRow(NamedTuple):
@@ -35,14 +38,14 @@ def read(source: str, database: str | None = None) -> Iterator[Row | BadRow]:
     name = source.lower().removesuffix(".gz")
     packed = source.lower().endswith(".gz")
     if source == "-":
-        return _json_lines(sys.stdin.buffer, "standard input")
+        return _guarded("standard input", _json_lines, sys.stdin.buffer)
     path = Path(source)
     if not path.is_file() and not path.is_fifo():
         raise TrainingError(f"{source}: no such file")
     if name.endswith(".csv"):
-        return _guarded(source, _csv, packed)
+        return _guarded(source, _csv, _open(path, packed))
     if name.endswith((".jsonl", ".ndjson")):
-        return _guarded(source, _json_lines, packed)
+        return _guarded(source, _json_lines, _open(path, packed))
     if name.endswith((".parquet", ".pq")) and not packed:
         return _parquet(source)
     if name.endswith(".sql") and not packed:
@@ -56,18 +59,28 @@ def text_of(row: Row, columns: tuple[str, ...]) -> tuple[str, str]:
     return (values[0], values[1]) if len(values) == 2 else ("", values[0])
 
 
-def _guarded(source: str, reader: Any, packed: bool) -> Iterator[Row | BadRow]:
+def _open(path: Path, packed: bool) -> IO[bytes]:
     try:
-        with gzip.open(source, "rb") if packed else open(source, "rb") as file:
+        return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _guarded(source: str, reader: Reader, file: IO[bytes]) -> Iterator[Row | BadRow]:
+    try:
+        with file:
             yield from reader(file, source)
     except UnicodeDecodeError as error:
-        raise TrainingError(
-            f"{source}: not UTF-8 (byte 0x{error.object[error.start]:02x}); save it as UTF-8, or convert it with `iconv -t UTF-8`"
-        ) from error
-    except (EOFError, gzip.BadGzipFile) as error:
+        raise _not_utf8(source, error) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise TrainingError(f"{source}: cut in the middle or damaged: {error}") from error
     except OSError as error:
         raise TrainingError(f"{source}: cannot be read: {error.strerror or error}") from error
+
+
+def _not_utf8(source: str, error: UnicodeDecodeError) -> TrainingError:
+    byte = error.object[error.start]
+    return TrainingError(f"{source}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8, or convert it with `iconv -t UTF-8`")
 
 
 def _json_lines(file: Iterable[bytes], source: str) -> Iterator[Row | BadRow]:
@@ -89,8 +102,6 @@ def _json_lines(file: Iterable[bytes], source: str) -> Iterator[Row | BadRow]:
 
 def _csv(file: IO[bytes], source: str) -> Iterator[Row | BadRow]:
     csv.field_size_limit(LONGEST_FIELD)
-    import io
-
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         lines = csv.reader(text, strict=True)
         try:
@@ -124,11 +135,14 @@ def _query(source: str, database: str | None) -> Iterator[Row]:
 
     if not database:
         raise TrainingError(f"{source}: a query needs a database; name it with --database or POINTSMAN_DATABASE_URL")
-    query = Path(source).read_text(encoding="utf-8")
+    try:
+        query = Path(source).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(source, error) from error
     try:
         engine = sqlalchemy.create_engine(database)
         with contextlib.closing(engine.connect().execution_options(stream_results=True, yield_per=4096)) as connection:
-            for row in connection.execute(sqlalchemy.text(query)).mappings():
+            for row in connection.exec_driver_sql(query).mappings():
                 yield dict(row)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         raise TrainingError(f"{source}: the query failed: {type(error).__name__}") from error

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,135 +87,146 @@ def read_table(
     """
     if isinstance(sources, str):
         raise TypeError("expected a list of file names, found one string: put it in a list")
-    frame, problems = _read_frame(sources, database)
-    columns = _text_columns(frame, text)
-    wanted = _target_columns(frame, targets)
-    frame, blanked = _validated(frame)
-    problems += blanked
-    pairs = [rows.text_of(dict(zip(columns, values, strict=True)), columns) for values in frame[list(columns)].itertuples(index=False)]
-    frame["_text"] = [clean(subject, body) for subject, body in pairs]
-    for name, column in wanted.items():
-        frame[f"_{name}"] = [_label(value) for value in frame[column]]
-    labels = [f"_{name}" for name in wanted]
-    problems += _drop(frame, frame["_text"] == "", "no text")
-    problems += _drop(frame, (frame[labels] == "").all(axis=1), "no label")
+    where = ", ".join(sources)
+    foreign, origin = _read(sources, database)
+    columns = _text_columns(where, foreign, text)
+    wanted = _target_columns(where, foreign, targets)
+    # The table's own columns may be called anything; from here on the names are ours.
+    frame = origin.assign(
+        text=[clean(*rows.text_of(dict(zip(columns, row, strict=True)), columns)) for row in zip(*(foreign[c] for c in columns), strict=True)]
+    )
+    for name in _KNOWN:
+        frame[name] = [_text(value) for value in foreign[name]] if name in foreign else ""
+    labels = [f"label {name}" for name in wanted]
+    for column, source in zip(labels, wanted.values(), strict=True):
+        frame[column] = [_label(value) for value in foreign[source]]
+    sieve = _Sieve(frame, _blank_invalid(frame))
+    sieve.drop(frame["text"] == "", "no text")
+    sieve.drop((sieve.frame[labels] == "").all(axis=1), "no label")
     if for_training:
-        problems += _drop_duplicates(frame, labels)
-        problems += _drop_rare(frame, wanted)
+        _drop_duplicates(sieve, labels)
+        _drop_rare(sieve, labels)
+    frame, problems = sieve.frame, sieve.problems
     if strict and problems:
         first = problems[0]
         raise TrainingError(f"--strict: {len(problems)} problems; the first: {first.source}, ticket {first.row}: {first.problem}")
     table = TicketTable(
-        texts=frame["_text"].tolist(),
-        labels={name: frame[f"_{name}"].tolist() for name in wanted},
-        languages=[normalise(tag) or "" if isinstance(tag, str) else "" for tag in frame.get("language", [""] * len(frame))],
+        texts=frame["text"].tolist(),
+        labels={name: frame[column].tolist() for name, column in zip(wanted, labels, strict=True)},
+        languages=[normalise(tag) or "" if tag else "" for tag in frame["language"]],
         text_columns=columns,
         problems=sorted(problems, key=lambda problem: (problem.source, problem.row)),
-        ids=["" if value is None else str(value) for value in frame.get("id", [""] * len(frame))],
+        ids=frame["id"].tolist(),
     )
     if not len(table):
-        raise TrainingError(f"{', '.join(sources)}: no ticket is left to work with; see the problems above: {_summary(problems)}")
+        raise TrainingError(f"{where}: no ticket is left to work with ({_summary(problems)})")
     if for_training and all(len(table.label_names(name)) < 2 for name in wanted):
         found = ", ".join(f"{name}: {len(table.label_names(name))}" for name in wanted)
-        raise TrainingError(f"{', '.join(sources)}: fewer than two labels in every target ({found}); there is nothing to tell apart")
+        raise TrainingError(f"{where}: fewer than two labels in every target ({found}); there is nothing to tell apart")
     return table
 
 
-def _read_frame(sources: Sequence[str], database: str | None) -> tuple[pd.DataFrame, list[Problem]]:
-    parts = []
+def _read(sources: Sequence[str], database: str | None) -> tuple[dict[str, list[Any]], pd.DataFrame]:
+    """All rows as columns of values (None where a row has none), and where each row comes from."""
+    records: list[rows.Row] = []
+    origin: list[tuple[str, int]] = []
     for source in sources:
-        records = []
         for number, row in enumerate(rows.read(source, database), 1):
             if isinstance(row, rows.BadRow):
                 raise TrainingError(row.why)
-            records.append({"_source": source, "_row": number, **row})
-        parts.append(pd.DataFrame.from_records(records))
-    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    if frame.empty:
+            records.append(row)
+            origin.append((source, number))
+    if not records:
         raise TrainingError(f"{', '.join(sources)}: no rows")
-    return frame.astype(object).where(frame.notna(), None), []
+    names = dict.fromkeys(name for row in records for name in row)
+    return {name: [row.get(name) for row in records] for name in names}, pd.DataFrame(origin, columns=["source", "row"])
 
 
-def _text_columns(frame: pd.DataFrame, text: Sequence[str] | None) -> tuple[str, ...]:
-    found = ", ".join(str(column) for column in frame.columns if not str(column).startswith("_"))
+def _text_columns(where: str, foreign: Mapping[str, object], text: Sequence[str] | None) -> tuple[str, ...]:
+    found = ", ".join(foreign)
     if text is None:
-        columns = tuple(column for column in DEFAULT_TEXT if column in frame.columns)
+        columns = tuple(column for column in DEFAULT_TEXT if column in foreign)
         if not columns:
-            raise TrainingError(f"no text column: expected subject and body; found {found}; name yours with --text")
+            raise TrainingError(f"{where}: no text column: expected subject and body; found {found}; name yours with --text")
         return columns
-    missing = [column for column in text if column not in frame.columns]
+    missing = [column for column in text if column not in foreign]
     if missing or not 1 <= len(text) <= 2:
-        raise TrainingError(f"no text column {', '.join(missing)}: found {found}; --text takes one column, or two with the subject first")
+        raise TrainingError(f"{where}: no text column {', '.join(missing)}: found {found}; --text takes one column, or two with the subject first")
     return tuple(text)
 
 
-def _target_columns(frame: pd.DataFrame, targets: Mapping[str, str] | None) -> dict[str, str]:
-    found = ", ".join(str(column) for column in frame.columns if not str(column).startswith("_"))
+def _target_columns(where: str, foreign: Mapping[str, object], targets: Mapping[str, str] | None) -> dict[str, str]:
+    found = ", ".join(foreign)
     if targets is None:
-        present = {name: name for name in DEFAULT_TARGETS if name in frame.columns}
+        present = {name: name for name in DEFAULT_TARGETS if name in foreign}
         if not present:
-            raise TrainingError(f"no column of labels: expected {' or '.join(DEFAULT_TARGETS)}; found {found}; name yours with --target")
+            raise TrainingError(f"{where}: no column of labels: expected {' or '.join(DEFAULT_TARGETS)}; found {found}; name yours with --target")
         return present
     for column in targets.values():
-        if column not in frame.columns:
-            raise TrainingError(f"no column {column!r} for a target; found {found}")
+        if column not in foreign:
+            raise TrainingError(f"{where}: no column {column!r} for a target; found {found}; name yours with --target NAME=COLUMN")
     return dict(targets)
 
 
-def _validated(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """The frame with wrong optional values blanked, and what they were wrong in (never the values: they may be private)."""
-    for column in _KNOWN:
-        if column in frame.columns:
-            frame[column] = [None if value is None or str(value).strip() == "" else str(value).strip() for value in frame[column]]
-    present = [column for column in SCHEMA.columns if column in frame.columns and frame[column].notna().any()]
+def _blank_invalid(frame: pd.DataFrame) -> list[Problem]:
+    """Blank wrong optional values in `frame`; what they were wrong in (never the values: they may be private)."""
+    present = frame[list(SCHEMA.columns)].replace("", None).astype("str")
     try:
-        SCHEMA.select_columns(present).validate(frame[present].astype("str").where(frame[present].notna(), None), lazy=True)
+        SCHEMA.validate(present.where(frame[list(SCHEMA.columns)] != "", None), lazy=True)
     except pa.errors.SchemaErrors as error:
         cases = error.failure_cases.dropna(subset=["index"])
         problems = []
         for index, column, check in zip(cases["index"], cases["column"], cases["check"], strict=True):
-            frame.loc[index, column] = None
+            frame.loc[index, column] = ""
             problems.append(_problem(frame, int(index), f"{column}: {check}; the value is left out"))
-        return frame, problems
-    return frame, []
+        return problems
+    return []
 
 
 def _problem(frame: pd.DataFrame, index: int, problem: str) -> Problem:
-    return Problem(str(frame.at[index, "_source"]), int(str(frame.at[index, "_row"])), problem)
+    return Problem(str(frame.at[index, "source"]), int(str(frame.at[index, "row"])), problem)
 
 
-def _drop(frame: pd.DataFrame, which: "pd.Series[bool]", why: str) -> list[Problem]:
-    dropped = [_problem(frame, int(index), f"{why}; dropped") for index in frame.index[which]]
-    frame.drop(index=frame.index[which], inplace=True)
-    return dropped
+class _Sieve:
+    """A frame that loses rows, and what was wrong with each."""
+
+    def __init__(self, frame: pd.DataFrame, problems: list[Problem]) -> None:
+        self.frame = frame
+        self.problems = problems
+
+    def drop(self, which: "pd.Series[bool]", why: str) -> None:
+        """Drop the rows of `which`."""
+        self.problems += [_problem(self.frame, int(str(index)), f"{why}; dropped") for index in self.frame.index[which]]
+        self.frame = self.frame[~which]
 
 
-def _drop_duplicates(frame: pd.DataFrame, labels: list[str]) -> list[Problem]:
-    text = frame["_text"].str.casefold()
-    answers = frame[labels].agg("\x1f".join, axis=1)
-    contradicting = answers.groupby(text).transform("nunique") > 1
-    problems = _drop(frame, contradicting, "same text as another ticket, other labels")
-    repeated = text.loc[frame.index].duplicated()
-    return problems + _drop(frame, repeated, "same text and labels as an earlier ticket")
+def _drop_duplicates(sieve: _Sieve, labels: list[str]) -> None:
+    text = sieve.frame["text"].str.casefold()
+    answers = pd.Series(["\x1f".join(row) for row in sieve.frame[labels].itertuples(index=False)], index=text.index, dtype=str)
+    sieve.drop(answers.groupby(text).transform("nunique") > 1, "same text as another ticket, other labels")
+    sieve.drop(text.loc[sieve.frame.index].duplicated(), "same text and labels as an earlier ticket")
 
 
-def _drop_rare(frame: pd.DataFrame, targets: Mapping[str, str]) -> list[Problem]:
-    """A label seen once cannot be learned and judged; the row may still teach the other targets only if it stays labelled
-    there, but a half-labelled ticket is a surprise, so the row goes."""
-    problems = []
-    for name in targets:
-        counts = Counter(frame[f"_{name}"])
-        lonely = frame[f"_{name}"].map(lambda label, counts=counts: bool(label) and counts[label] == 1)
-        problems += _drop(frame, lonely.astype(bool), f"its label in {name} is seen only once")
-    return problems
+def _drop_rare(sieve: _Sieve, labels: list[str]) -> None:
+    """A label seen once cannot be learned and judged. The whole row goes: a half-labelled ticket would be a surprise. That may
+    leave a label of another target alone, so it is done until nothing changes."""
+    before = -1
+    while len(sieve.frame) != before:
+        before = len(sieve.frame)
+        for column in labels:
+            counts = sieve.frame[column].value_counts()
+            lonely = sieve.frame[column].isin(counts.index[counts == 1]) & (sieve.frame[column] != "")
+            sieve.drop(lonely, f"its {column.replace('label', 'label in')} is seen only once")
 
 
 def _label(value: object) -> str:
-    if value is None:
-        return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # pandas and Excel turn whole-number labels into floats
-    return str(value).strip()
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    return "" if value is None or value != value else str(value).strip()  # NaN is the one that differs
 
 
 def _summary(problems: Iterable[Problem]) -> str:

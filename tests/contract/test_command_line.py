@@ -217,12 +217,13 @@ def test_a_dash_is_standard_input(out: Path, models: Path) -> None:
 def test_a_bundle_remembers_its_text_columns(tmp_path: Path, french: Tickets) -> None:
     renamed = [{"title": t["subject"], "description": t["body"], "kind": t["kind"], "queue": t["department"]} for t in french]
     source = write(tmp_path / "tickets.csv", renamed)
-    assert run("train", source, "--text", "title, description", "--target", "kind", "--target", "department=queue", "--out", tmp_path / "two").exit_code == 0
+    targets = ["--target", "kind", "--target", "department=queue"]
+    assert run("train", source, "--text", "title, description", *targets, "--out", tmp_path / "two").exit_code == 0
     assert run("train", FRENCH, "--out", tmp_path / "plain").exit_code == 0
     decided = lines(run("classify", "--model", tmp_path / "two", source).stdout)
     plainly = lines(run("classify", "--model", tmp_path / "plain", FRENCH).stdout)
     assert [(line["labels"], line["action"]) for line in decided] == [(line["labels"], line["action"]) for line in plainly]
-    judged = run("evaluate", tmp_path / "two", source, "--target", "kind", "--target", "department=queue", "--json")
+    judged = run("evaluate", tmp_path / "two", source, *targets, "--json")
     assert json.loads(judged.stdout)["targets"]["department"]["n"] == 165
 
 
@@ -302,7 +303,7 @@ def test_what_is_known_of_a_ticket_is_used(models: Path) -> None:
 
 
 def test_a_row_that_fails_has_its_line_and_the_order_is_kept(models: Path, tmp_path: Path) -> None:
-    rows = ['{"id": "T-%d", "body": "my site is down"}' % i for i in range(2000)]
+    rows = [json.dumps({"id": f"T-{i}", "body": "my site is down"}) for i in range(2000)]
     rows[3], rows[1023], rows[1024], rows[1999] = '{"id": "T-3", "subject": " "}', "[1]", '{"id": "T-1024", "bo', '{"id": "T-1999"'
     source = tmp_path / "in.jsonl"
     source.write_text("\n".join(rows), encoding="utf-8")

@@ -132,7 +132,8 @@ def test_strict_refuses_what_is_left_out_otherwise(tmp_path: Path) -> None:
 
 def test_too_few_different_tickets_are_refused(tmp_path: Path) -> None:
     source = tmp_path / "t.csv"
-    source.write_text("body,kind\n" + "".join(f"these are the very same ten words in every single ticket {i},{'ab'[i % 2]}\n" for i in range(6)), encoding="utf-8")
+    same = [f"these are the very same ten words in every single ticket {i},{'ab'[i % 2]}" for i in range(6)]
+    source.write_text("\n".join(["body,kind", *same]), encoding="utf-8")
     assert "6 tickets, but fewer than two distinct tickets" in refused("train", source, "--out", tmp_path / "models")
 
 

@@ -25,6 +25,8 @@ REPLIES = {
     "pl": ["pon., 3 mar 2025 o 10:12 Pomoc <support@host.example> napisał(a):", "W dniu 03.03.2025 o 10:12, Pomoc pisze:"],
 }  # fmt: skip
 
+LINES = [(language, line) for language, lines in REPLIES.items() for line in lines]
+
 # Mail programs break lines near 76 characters: the name and the address are long, the verb falls on a line of its own.
 WRAPPED = {
     "en": "On Mon, 3 Mar 2025 at 10:12, Support of Your Host <support@host.example>\nwrote:",
@@ -50,7 +52,7 @@ FORWARDED = [
 
 HOSTILE_PIECES = [
     "<", ">", ">\n", "a:\n", "<div>", "<div", "<a ", '<a href="', "<a><div>", "<b><i><p>", "<table><a>", "<p><blockquote>", "<!--<p>",
-    "-- \n", "\n--", "__\n", "&amp", "&amp;", "&#x1;", "On ", "On a wrote:\n", "ha scritto ", "\r", "\0", "\u200b", "\ud800", "Ã©",
+    "-- \n", "\n--", "__\n", "&amp", "&amp;", "&#x1;", "On ", "On a wrote:\n", "wrote:\n", "wrote ", "ha scritto ", "a écrit 1:11:\n", "\r", "\0", "\u200b", "\ud800", "Ã©",
     "Ã\x83Â©", "\ufdfa", "a\u0301", "\u0301\u0316", "\u1100\u1161",
 ]  # fmt: skip
 
@@ -141,16 +143,35 @@ def test_entities_in_plain_text_are_read_once() -> None:
     assert clean("Tom &amp; Jerry &lt;3 &amp;amp; caf&eacute;", "") == "Tom & Jerry <3 &amp; café"
 
 
-@pytest.mark.parametrize(("language", "line"), [(language, line) for language, lines in REPLIES.items() for line in lines])
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize(("language", "line"), LINES, ids=[language for language, _ in LINES])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["lf", "crlf"])
 def test_a_quoted_reply_is_set_aside(language: str, line: str, newline: str) -> None:
     body = f"{OWN} ({language})\n\n{line}\n> We restarted it.\n>\n> Is it well?\n".replace("\n", newline)
     assert clean("", body) == f"{OWN} ({language})"
 
 
-@pytest.mark.parametrize(("language", "line"), WRAPPED.items())
+@pytest.mark.parametrize(("language", "line"), WRAPPED.items(), ids=list(WRAPPED))
 def test_a_reply_under_a_wrapped_line_is_set_aside(language: str, line: str) -> None:
     assert clean("", f"{OWN} ({language})\n\n{line}\n> We restarted it.\n") == f"{OWN} ({language})"
+
+
+@pytest.mark.parametrize(("language", "line"), LINES, ids=[language for language, _ in LINES])
+@pytest.mark.parametrize("above", ["", "Hi,\n\n"], ids=["alone", "below words"])
+def test_an_answer_below_the_quote_is_kept(language: str, line: str, above: str) -> None:
+    answer = f"{OWN} ({language}), it is still down."
+    assert clean("", f"{above}{line}\n> Did you restart it?\n>\n> Regards\n\n{answer}\n").endswith(answer)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "Dear support,\nat 10:12 the log wrote:\nfatal error\nplease help",
+        "Hello,\nmy colleague wrote:\nthe server is down since noon",
+        "Salve,\nil tecnico mi ha scritto:\nriavviare il server",
+    ],
+)
+def test_what_only_sounds_like_a_quoted_reply_is_kept(body: str) -> None:
+    assert clean("", body) == body
 
 
 def test_words_between_the_quotes_are_kept() -> None:
@@ -161,8 +182,8 @@ def test_a_ticket_of_nothing_but_a_quote_is_kept() -> None:
     assert clean("", "> My site is down") == "> My site is down"
 
 
-@pytest.mark.parametrize("mail", FORWARDED)
-@pytest.mark.parametrize("above", ["", "Please look:\n\n"])
+@pytest.mark.parametrize("mail", FORWARDED, ids=range(len(FORWARDED)))
+@pytest.mark.parametrize("above", ["", "Please look:\n\n"], ids=["alone", "below words"])
 def test_forwarded_mail_is_kept(mail: str, above: str) -> None:
     assert clean("", above + mail) == above + mail
 

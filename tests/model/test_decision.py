@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from model import tokens
+from model.cleaning import clean
 from model.decision import Decision, Ticket, decide
 from model.policy import Policy
-from model.router import Router, Target
+from model.router import MOST_PHRASES, Router, Target
 from model.scoring import Rows
 
 DEPARTMENTS = ("domains", "hosting", "network")
@@ -48,7 +49,7 @@ def with_target(name: str, **changes: Any) -> Router:
     return replace(SMALL, targets=tuple(replace(target, **changes) if target.name == name else target for target in SMALL.targets))
 
 
-def one(policy: Policy, body: str, router: Router = SMALL, *, explain: bool = False, advise: bool = False, **known: str | None) -> Decision:
+def one(policy: Policy, body: str, router: Router = SMALL, *, explain: bool = False, advise: bool = False, **known: Any) -> Decision:
     return decide(router, policy, [Ticket(body=body, **known)], explain=explain, advise=advise)[0]
 
 
@@ -149,7 +150,7 @@ def test_the_policy_never_lowers_thresholds(policy: Policy) -> None:
 @pytest.mark.parametrize(
     ("route_on", "body", "action", "reasons"),
     [
-        (("department",), "hmm", "suggest", ["possible_incident"]),
+        (("department",), "hmm", "review", ["possible_incident"]),
         (("department",), "transfer", "auto", []),
         (("kind",), "whatever", "auto", []),
         (("kind", "no such target"), "whatever", "auto", []),
@@ -159,9 +160,7 @@ def test_the_policy_never_lowers_thresholds(policy: Policy) -> None:
         (("department",), "shrug", "review", ["unsure_department", "possible_incident"]),
     ],
 )
-def test_the_policy_says_which_targets_must_be_sure(
-    policy: Policy, route_on: tuple[str, ...], body: str, action: str, reasons: list[str]
-) -> None:
+def test_the_policy_says_which_targets_must_be_sure(policy: Policy, route_on: tuple[str, ...], body: str, action: str, reasons: list[str]) -> None:
     assert outcome(one(policy.model_copy(update={"route_on": route_on}), body)) == (action, reasons)
 
 
@@ -260,6 +259,17 @@ def test_the_explanation_names_the_phrases_and_their_places(policy: Policy) -> N
     assert one(policy, "", explain=True)["explanation"] == {"kind": [], "department": []}
 
 
+def test_the_explanation_is_the_strongest_phrases_of_the_best_labels(policy: Policy, router: Router, tickets: list[dict[str, str]]) -> None:
+    bodies = [ticket["body"] for ticket in tickets[::40]]
+    for body, decision in zip(bodies, decide(router, policy, [Ticket(body=body) for body in bodies], explain=True), strict=True):
+        for target in router.targets:
+            best = target.labels.index(decision["labels"][target.name]["label"])
+            strongest = router.explain(clean("", body), [target.first + best])[0][:MOST_PHRASES]
+            told = decision["explanation"][target.name]
+            assert [(phrase["text"], phrase["start"], phrase["end"]) for phrase in told] == [(p.text, p.start, p.end) for p in strongest]
+            assert [phrase["weight"] for phrase in told] == pytest.approx([p.weight for p in strongest], abs=1e-3)
+
+
 def test_the_route_is_the_policys(policy: Policy) -> None:
     premium = one(policy, "outage", customer_tier="premium", language="pt")
     assert premium["route"] == {"queue": "incident-network-premium", "priority": "urgent", "respond_within_minutes": 15}
@@ -274,9 +284,7 @@ def test_a_decision_is_plain_json(policy: Policy, tickets: list[dict[str, str]],
     assert decide(router, policy, []) == []
 
 
-def test_no_ticket_of_the_corpus_that_may_be_an_incident_is_routed_as_advisory(
-    policy: Policy, tickets: list[dict[str, str]], router: Router
-) -> None:
+def test_no_ticket_of_the_corpus_that_may_be_an_incident_is_routed_as_advisory(policy: Policy, tickets: list[dict[str, str]], router: Router) -> None:
     decisions = decide(router, policy, [Ticket(ticket["subject"], ticket["body"], ticket["language"]) for ticket in tickets])
     limit = router.targets[0].protect["incident"]
     routed = [decision["labels"]["kind"] for decision in decisions if decision["action"] == "auto"]

@@ -32,7 +32,9 @@ def test_a_tag_is_its_shortest_code(tag: str, code: str) -> None:
     assert language.normalise(tag) == code
 
 
-@pytest.mark.parametrize("tag", ["", " ", "-", "_", "und", "und-Latn", "français", "English", "en-a", "1", "en\x00", "\ud800", "f" * 36, "en" + "-x" * 17])
+@pytest.mark.parametrize(
+    "tag", ["", " ", "-", "_", "und", "und-Latn", "français", "English", "en-a", "1", "en\x00", "\ud800", "f" * 36, "en" + "-x" * 17]
+)
 def test_what_is_no_tag_is_none(tag: str) -> None:
     assert language.normalise(tag) is None
 
@@ -43,7 +45,7 @@ def test_the_codes_of_the_taxonomy_stand_for_themselves() -> None:
         assert language.normalise(code) == code
 
 
-@pytest.mark.parametrize(("code", "text"), TEXTS.items())
+@pytest.mark.parametrize(("code", "text"), TEXTS.items(), ids=list(TEXTS))
 def test_a_text_s_language_is_detected(code: str, text: str) -> None:
     found, sure = language.detect(text)
     assert found == code

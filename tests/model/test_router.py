@@ -1,5 +1,6 @@
 """The router: probabilities, languages, explanations. A small router of one word a row shows each rule by itself."""
 
+from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, replace
 from itertools import pairwise
 
@@ -7,8 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from model import router as router_module
-from model import tokens
+from model import language, tokens
 from model.router import RANKS, Phrase, Router, Target
 from model.scoring import Rows
 from model.taxonomy import DATA, load_taxonomy
@@ -20,7 +20,7 @@ LANGUAGE = Target("language", ("en", "pt"), 2, 4.0, (0.0, 0.0), 0.9, None)
 ROWS = {"please": (1, -1, 1, -1), "down": (-2, 2, 1, -1), "server": (0, 1, 0, 0), "favor": (1, -1, -1, 1), "help": (1, 0, 1, -1)}
 
 
-def router_of(rows: dict[str, tuple[float, ...]], targets: tuple[Target, ...] = (KIND,), languages: Target | None = LANGUAGE) -> Router:
+def router_of(rows: Mapping[str, tuple[float, ...]], targets: tuple[Target, ...] = (KIND,), languages: Target | None = LANGUAGE) -> Router:
     """A router that knows the words of `rows`, each with a row of length 1."""
     hashes = np.array([tokens.words(word).hashes[0] for word in rows], np.uint64)
     values = np.array([[*row, 1] for row in rows.values()], np.float32)
@@ -121,6 +121,7 @@ def english_and_french() -> Router:
         ("ar", "موقعنا لا يعمل منذ الصباح، يرجى التحقق من الخادم"),
         ("fi", "Palvelimemme ei vastaa, voitteko tarkistaa mitä on tapahtunut?"),
     ],
+    ids=["el", "ru", "th", "ja", "ar", "fi"],
 )
 def test_a_language_that_was_never_learned_is_not_taken_for_one_that_was(router: Router, english_and_french: Router, code: str, text: str) -> None:
     for some in (router, english_and_french):
@@ -134,7 +135,7 @@ def test_an_unsure_head_asks_langdetect(monkeypatch: pytest.MonkeyPatch) -> None
         asked.append(text)
         return "fi", 0.98765
 
-    monkeypatch.setattr(router_module.language, "detect", detect)
+    monkeypatch.setattr(language, "detect", detect)
     three = router_of(
         {"yes": (0, 0, 5, 0, 0), "terve": (0, 0, 0, 0, 0)}, languages=Target("language", ("en", "pt", "de"), 2, 1.0, (0.0, 0.0, 0.0), 0.9, None)
     )
@@ -144,13 +145,13 @@ def test_an_unsure_head_asks_langdetect(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_router_of_one_language_knows_it_by_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router_module.language, "detect", lambda text: ("und", 0.1))
+    monkeypatch.setattr(language, "detect", lambda text: ("und", 0.1))
     one = replace(SMALL, languages=None, only_language="en")
     assert one.answer(["server down", "server zzyzzx down", "zzyzzx", ""]).languages == [("en", 1.0), ("en", 0.6667), ("und", 0.1), ("und", 0.0)]
 
 
 def all_phrases(router: Router, text: str, column: int) -> list[Phrase]:
-    return router.explain(text, [column], most=10**6)[0]
+    return router.explain(text, [column])[0]
 
 
 def test_phrases_are_the_words_in_the_customers_spelling() -> None:
@@ -180,16 +181,14 @@ def test_a_phrase_stays_within_a_sentence_and_four_words(text: str, phrases: lis
     assert [phrase.text for phrase in sorted(all_phrases(SMALL, text, 1), key=lambda phrase: phrase.start)] == phrases
 
 
-def test_the_strongest_phrases_come_first_and_are_few(router: Router, table: TicketTable) -> None:
+def test_the_strongest_phrases_come_first(router: Router, table: TicketTable) -> None:
     text = max(table.texts, key=len)
     columns = [router.targets[1].first + 3, router.targets[0].first]
     found = router.explain(text, columns)
-    assert [len(phrases) for phrases in found] == [6, 6]
-    assert router.explain(text, columns, most=2) == [phrases[:2] for phrases in found]
-    for column, phrases in zip(columns, found, strict=True):
-        everything = all_phrases(router, text, column)
-        assert everything[:6] == phrases
-        assert all(abs(one.weight) >= abs(other.weight) for one, other in pairwise(everything))
+    assert found == [all_phrases(router, text, column) for column in columns]
+    for phrases in found:
+        assert len(phrases) > 20
+        assert all(abs(one.weight) >= abs(other.weight) for one, other in pairwise(phrases))
 
 
 def test_the_phrases_add_up_to_the_score(router: Router, table: TicketTable) -> None:
@@ -206,5 +205,5 @@ def test_the_phrases_add_up_to_the_score(router: Router, table: TicketTable) -> 
 def test_explain_speaks_of_the_label_that_was_asked_for(router: Router) -> None:
     kind = router.targets[0]
     columns = [kind.first + kind.labels.index(label) for label in ("advisory", "incident")]
-    towards, away = router.explain("How do I transfer my domain to you?", columns, most=99)
+    towards, away = router.explain("How do I transfer my domain to you?", columns)
     assert sum(phrase.weight for phrase in towards) > 0 > sum(phrase.weight for phrase in away)

@@ -46,7 +46,7 @@ def copy(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=100, deadline=None)
 @given(ANYTHING | MIXED, ANYTHING | MIXED)
-@example("\u0301\u0316" * 50, "<p>&#13;</p>")
+@example("\u0301\u0316" * 50, "<p>a&#13;b</p>")
 def test_cleaning_is_total_and_leaves_readable_text(subject: str, body: str) -> None:
     text = clean(subject, body)
     assert text.encode().decode() == text
@@ -72,7 +72,7 @@ def test_a_quoted_reply_never_takes_the_customers_words_along(quoted: str) -> No
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data())
+@given(data=st.data())
 def test_a_batch_is_decided_as_each_ticket_alone(data: st.DataObject, router: Router, policy: Policy, tickets: list[dict[str, str]]) -> None:
     batch = data.draw(tickets_like(tickets))
     together = decide(router, policy, batch, explain=True, advise=True)
@@ -80,7 +80,7 @@ def test_a_batch_is_decided_as_each_ticket_alone(data: st.DataObject, router: Ro
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data())
+@given(data=st.data())
 def test_every_decision_is_well_formed(data: st.DataObject, router: Router, policy: Policy, tickets: list[dict[str, str]]) -> None:
     for ticket in data.draw(tickets_like(tickets)):
         decision = decide(router, policy, [ticket], explain=True)[0]
@@ -109,12 +109,12 @@ def test_an_explanation_adds_up_to_the_score(router: Router, raw: str) -> None:
     answers = router.answer([text])
     assert np.isfinite(answers.scores).all()
     columns = list(range(len(router.bias)))
-    sums = [sum(phrase.weight for phrase in phrases) for phrases in router.explain(text, columns, most=10**6)]
+    sums = [sum(phrase.weight for phrase in phrases) for phrases in router.explain(text, columns)]
     np.testing.assert_allclose(np.array(sums) + router.bias, answers.scores[0], atol=1e-3)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data(), SHARES, SHARES, SHARES, SHARES)
+@given(data=st.data(), learned_kind=SHARES, learned_department=SHARES, kind=SHARES, department=SHARES)
 def test_a_policy_may_raise_thresholds_never_lower_them(
     data: st.DataObject, learned_kind: float, learned_department: float, kind: float, department: float, router: Router, tickets: list[dict[str, str]]
 ) -> None:
@@ -157,7 +157,7 @@ def test_a_language_tag_is_normalised_once_or_refused(tag: str) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.data())
+@given(data=st.data())
 def test_a_bundle_with_any_byte_changed_is_refused(data: st.DataObject, copy: Path) -> None:
     path = data.draw(st.sampled_from(sorted(copy.iterdir())))
     place = data.draw(st.integers(0, path.stat().st_size - 1))

@@ -75,7 +75,9 @@ async def test_the_same_ticket_twice_in_a_batch_is_decided_once(service: Service
 
 
 async def test_the_same_ticket_with_other_text_in_a_batch_is_a_conflict_in_its_place(service: Service) -> None:
-    results = (await service.batch({"ticket_id": "T-1", "body": INCIDENT}, {"ticket_id": "T-1", "body": QUESTION}, {"body": QUESTION})).json()["results"]
+    results = (await service.batch({"ticket_id": "T-1", "body": INCIDENT}, {"ticket_id": "T-1", "body": QUESTION}, {"body": QUESTION})).json()[
+        "results"
+    ]
     assert results[0]["ticket_id"] == "T-1"
     assert error_of(results[1]) == "ticket_conflict"
     assert results[2]["labels"]["kind"]["label"] == "advisory"

@@ -1,18 +1,19 @@
 """One ticket: the contract of the answer, and what the same ticket_id gives the second time."""
 
-import sqlite3
-from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import sqlalchemy as sa
 
 from model import bundle
-from model.decision import Ticket, decide
+from model.decision import Decider, Ticket
 from model.policy import load_policy
 from model.router import Router
 from model.taxonomy import load_taxonomy
+from service.database import decisions
 from tests.serving import INCIDENT, QUESTION, Service, error_of
 
 pytestmark = pytest.mark.anyio
@@ -65,7 +66,7 @@ async def test_every_target_is_answered_with_its_most_probable_label(service: Se
 async def test_the_answer_is_what_the_model_decides(service: Service, home: Path, ticket: dict[str, str]) -> None:
     answer = (await service.classify(**ticket)).json()
     alone = Ticket(**{"subject": "", "body": "", **ticket})
-    (expected,) = decide(bundle.load(home), load_policy(), [alone], explain=True, advise=True)
+    (expected,) = Decider(bundle.load(home), load_policy()).decide([alone], explain=True, advise=True)
     assert {name: answer[name] for name in expected} == orjson.loads(orjson.dumps(expected))
 
 
@@ -134,6 +135,12 @@ async def test_text_moved_between_subject_and_body_is_other_text(service: Servic
     assert (await service.classify(ticket_id="T-1", subject="serverd", body="own")).status_code == 409
 
 
+async def test_a_ticket_without_a_time_of_its_own_is_of_the_time_it_was_decided(service: Service) -> None:
+    await service.classify(body=INCIDENT)
+    (row,) = service.rows()
+    assert row["created_at"] == row["decided_at"]
+
+
 async def test_without_a_ticket_id_each_request_is_its_own_decision(service: Service) -> None:
     answers = [(await service.classify(body=INCIDENT)).json() for _ in range(2)]
     assert answers[0]["decision_id"] != answers[1]["decision_id"]
@@ -153,16 +160,16 @@ async def test_what_is_known_of_a_ticket_is_stored_with_its_decision(service: Se
     assert row["model_version"] == decision["model_version"]
     assert (row["kind"], row["department"]) == (decision["labels"]["kind"]["label"], decision["labels"]["department"]["label"])
     assert (row["action"], row["language"], row["path"]) == (decision["action"], "pt", "fast")
-    assert row["created_at"].startswith("2026-11-02 01:30:00")  # UTC
+    assert row["created_at"] == datetime(2026, 11, 2, 1, 30, tzinfo=UTC)
+    assert abs(row["decided_at"] - datetime.now(UTC)) < timedelta(seconds=60)
     assert orjson.loads(row["explanation"]) == decision.pop("explanation")
     assert orjson.loads(row["decision"]) == decision
 
 
-async def test_a_decision_of_an_earlier_run_is_given_again(service: Service) -> None:
-    """Whatever wrote it: the answer comes from the database, not from a memory of this process."""
+async def test_a_decision_is_given_again_from_the_database(service: Service) -> None:
+    """Not from a memory of this process: another may have written it."""
     first = (await service.classify(ticket_id="T-1", body=INCIDENT)).json()
-    with closing(sqlite3.connect(service.database)) as connection, connection:
-        connection.execute("UPDATE decisions SET ticket_id = 'T-2'")
+    service.write(sa.update(decisions).values(ticket_id="T-2"))
     again = (await service.classify(ticket_id="T-2", body=INCIDENT)).json()
     assert again["decision_id"] == first["decision_id"]
     assert (await service.classify(ticket_id="T-1", body=INCIDENT)).json()["decision_id"] != first["decision_id"]

@@ -1,6 +1,7 @@
 """`/livez`, `/readyz` and `/metrics`: for machines, open to every one of them."""
 
 import asyncio
+from pathlib import Path
 
 import httpx
 import pytest
@@ -26,9 +27,9 @@ async def test_the_process_is_alive(client: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
 
 
-async def test_it_is_ready_with_the_model_that_serves(client: httpx.AsyncClient, home: object) -> None:
+async def test_it_is_ready_with_the_model_that_serves(client: httpx.AsyncClient, home: Path) -> None:
     answer = await client.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "model_version": getattr(home, "name", None)})
+    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "model_version": home.name})
 
 
 async def test_it_is_alive_but_not_ready_while_decisions_cannot_be_stored(service: Service) -> None:
@@ -119,7 +120,7 @@ async def test_what_a_client_makes_up_is_no_label(client: httpx.AsyncClient) -> 
 
 async def test_metrics_tell_nothing_of_tickets(service: Service) -> None:
     canary = "xyzzy-canary"
-    ticket = {name: canary for name in ("ticket_id", "subject", "body", "declared_kind", "customer_tier", "customer_ref")}
+    ticket = dict.fromkeys(("ticket_id", "subject", "body", "declared_kind", "customer_tier", "customer_ref"), canary)
     assert (await service.classify(**ticket)).status_code == 200
     assert canary not in (await service.client.get("/metrics")).text
 

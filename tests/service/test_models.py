@@ -9,19 +9,21 @@ import yaml
 from model.router import Router
 from model.taxonomy import DATA
 from tests.serving import INCIDENT, Service
+from training.table import TicketTable
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_model_says_what_it_is_and_how_good_it_was(client: httpx.AsyncClient, router: Router, home: object) -> None:  # noqa: ARG001
+async def test_the_model_says_what_it_is_and_how_good_it_was(client: httpx.AsyncClient, router: Router, table: TicketTable) -> None:
     answer = await client.get("/model")
     assert answer.status_code == 200
     model = answer.json()
     assert model["version"] == router.version
     assert model["targets"] == {target.name: list(target.labels) for target in router.targets}
     assert {"fr", "en", "de", "es", "pt", "it", "pl"} <= set(model["languages"])
-    assert set(model["metrics"]["targets"]) == set(model["targets"])
-    assert model["trained_on"]
+    assert set(model["metrics"]) == set(model["targets"])
+    assert all(0.5 < figures["accuracy"]["share"] <= 1 for figures in model["metrics"].values())
+    assert model["trained_on"]["tickets"] == len(table.texts)
 
 
 async def test_the_version_of_the_model_is_the_version_of_its_decisions(service: Service) -> None:

@@ -1,5 +1,6 @@
 """The document at `/openapi.json`: every route and every error is in it, and what it shows works."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,17 +92,26 @@ async def test_what_the_document_shows_can_be_sent(document: dict[str, Any], ser
         example = example_of(body["content"]["application/json"]["schema"], document) if body else None
         answer = await service.client.request(method, path, json=example) if body else await service.client.request(method, path)
         assert answer.status_code == 200, path
-        assert "error" not in answer.json().get("results", [{}])[0] if path == "/classify/batch" else True
+        if path == "/classify/batch":
+            assert "error" not in answer.json()["results"][0]
         sent += bool(body)
     assert sent == 2
 
 
-@pytest.mark.parametrize("error", sorted(classes(ServiceError), key=lambda error: error.__name__), ids=lambda error: error.code)
-async def test_every_error_is_documented_under_its_status(document: dict[str, Any], error: type[ServiceError]) -> None:
-    described = [
-        (status, answer["description"]) for _, _, operation in operations(document) for status, answer in operation["responses"].items()
-    ]
-    assert str(error.status) in {status for status, description in described if f"`{error.code}`" in description}
+@pytest.mark.parametrize("code", sorted({error.code for error in classes(ServiceError)}))
+async def test_every_error_is_documented(client: httpx.AsyncClient, code: str) -> None:
+    assert f"`{code}`" in (await client.get("/openapi.json")).text
+
+
+async def test_an_error_is_documented_under_its_status(document: dict[str, Any]) -> None:
+    statuses = {error.code: str(error.status) for error in classes(ServiceError)}
+    found = 0
+    for path, _, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            for code in re.findall(r"`(\w+)`:", answer["description"]):
+                assert statuses[code] == status, (path, code)
+                found += 1
+    assert found >= 10
 
 
 async def test_every_documented_error_has_the_one_shape(document: dict[str, Any]) -> None:

@@ -1,15 +1,18 @@
 """What was answered is on the disk; what could not be stored was not decided; text is forgotten in time."""
 
 import asyncio
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
+from service.database import decisions
 from service.settings import Settings
 from tests.serving import INCIDENT, QUESTION, Service, error_of, serving
 
@@ -17,22 +20,17 @@ pytestmark = pytest.mark.anyio
 
 
 @contextmanager
-def locked(service: Service) -> Iterator[None]:
-    with service.locked():
-        yield
-
-
-@contextmanager
 def without_tables(service: Service) -> Iterator[None]:
-    service.write("ALTER TABLE decisions RENAME TO away")
+    service.write(sa.text("ALTER TABLE decisions RENAME TO away"))
     yield
-    service.write("ALTER TABLE away RENAME TO decisions")
+    service.write(sa.text("ALTER TABLE away RENAME TO decisions"))
 
 
-FAILURES = [locked, without_tables]
+FAILURES = [Service.locked, without_tables]
 
 
-async def timed(asked: "asyncio.Future[httpx.Response] | asyncio.Task[httpx.Response]", since: float) -> tuple[httpx.Response, float]:
+async def timed(asked: Awaitable[httpx.Response]) -> tuple[httpx.Response, float]:
+    since = time.perf_counter()
     answer = await asked
     return answer, time.perf_counter() - since
 
@@ -75,14 +73,13 @@ async def test_two_processes_decide_a_ticket_once(service: Service, settings: Se
 
 @pytest.mark.parametrize("failing", FAILURES)
 async def test_a_database_that_fails_is_answered_within_a_second_and_recovers(
-    service: Service, failing: Callable[[Service], "contextmanager[None]"]
+    service: Service, failing: Callable[[Service], AbstractContextManager[None]]
 ) -> None:
     assert (await service.classify(ticket_id="before", body=INCIDENT)).status_code == 200
-    with failing(service):  # type: ignore[attr-defined]
-        since = time.perf_counter()
-        asked = [asyncio.ensure_future(service.classify(ticket_id=f"T-{i}", body=INCIDENT)) for i in range(10)]
-        asked.append(asyncio.ensure_future(service.batch({"ticket_id": "T-11", "body": INCIDENT})))
-        for answer, seconds in await asyncio.gather(*(timed(one, since) for one in asked)):
+    with failing(service):
+        asked = [service.classify(ticket_id=f"T-{i}", body=INCIDENT) for i in range(10)]
+        asked.append(service.batch({"ticket_id": "T-11", "body": INCIDENT}))
+        for answer, seconds in await asyncio.gather(*map(timed, asked)):
             assert answer.status_code == 503
             assert error_of(answer) == "storage_unavailable"
             assert answer.headers["retry-after"] == "1"
@@ -121,6 +118,16 @@ async def test_what_was_accepted_is_stored_before_the_service_stops(settings: Se
     assert [row["ticket_id"] for row in service.rows()] == ["T-1"]
 
 
+@pytest.mark.parametrize(("level", "said"), [("info", ["storage_unavailable", "storage_recovered"]), ("error", ["storage_unavailable"])])
+async def test_the_log_tells_of_a_failure_and_of_its_end(settings: Settings, capfd: pytest.CaptureFixture[str], level: str, said: list[str]) -> None:
+    async with serving(settings.model_copy(update={"log_level": level})) as service:
+        with service.locked():
+            for _ in range(2):
+                assert (await service.classify(body=INCIDENT)).status_code == 503
+        assert (await service.classify(body=INCIDENT)).status_code == 200
+    assert re.findall(r"\bstorage_\w+", "".join(capfd.readouterr())) == said  # once, however many requests it met
+
+
 # Forgetting
 
 
@@ -142,7 +149,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
     return move
 
 
-async def texts(service: Service) -> dict[str, tuple[bool, bool, bool]]:
+async def texts(service: Service) -> dict[str, tuple[bool, ...]]:
     """By ticket, whether subject, body and explanation are kept; after all that the service had to do so far."""
     for i in range(2):  # what goes on behind the first is done before the second is answered
         assert (await service.classify(ticket_id=f"last-{i}-{time.perf_counter()}", body=INCIDENT)).status_code == 200
@@ -173,8 +180,8 @@ async def test_text_is_forgotten_of_decisions_that_an_earlier_run_made(settings:
     async with serving(settings) as earlier:
         await earlier.classify(ticket_id="old", subject="hello", body=INCIDENT)
         await earlier.classify(ticket_id="young", subject="hello", body=INCIDENT)
-        past = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=31)
-        earlier.write(f"UPDATE decisions SET decided_at = '{past}' WHERE ticket_id = 'old'")  # noqa: S608
+        past = datetime.now(UTC) - timedelta(days=31)
+        earlier.write(sa.update(decisions).where(decisions.c.ticket_id == "old").values(decided_at=past))
     async with serving(settings) as service:
         assert await texts(service) == {"old": (False, False, False), "young": (True, True, True)}
 

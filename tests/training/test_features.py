@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def by_hand(texts: list[str]) -> tuple[list[Counter[str]], list[float]]:
     for text in texts:
         found = tokens.words(text)
         words = [tokens.lowered(text[begin:end]) for begin, end in zip(found.begins, found.ends, strict=True)]
-        pairs = [f"pair {left} {right}" for left, right in zip(words, words[1:], strict=False)]
+        pairs = [f"pair {left} {right}" for left, right in pairwise(words)]
         terms = {term: 1 + np.log(n) for term, n in Counter([*words, *pairs]).items()}
         made_of = {term: Counter([term]) if term.startswith("pair ") else subwords(term) for term in terms}
         counts.append(terms)
@@ -47,7 +48,7 @@ def by_hand(texts: list[str]) -> tuple[list[Counter[str]], list[float]]:
         squared = 0.0
         for term, count in terms.items():
             for feature, n in made_of[term].items():
-                row[feature] += count * n * scale.get(feature, 0)  # type: ignore[assignment]
+                row[feature] += count * n * scale.get(feature, 0)
                 squared += count**2 * n * scale.get(feature, 0) ** 2
         rows.append(row)
         lengths.append(float(np.sqrt(squared)))
@@ -97,7 +98,7 @@ def test_what_is_learned_does_not_look_at_the_tickets_held_out() -> None:
     train, held_out = np.arange(3), np.array([3, 4])
     seen = ["site down again", "site is down", "where is the invoice"]
     one = Features(TermCounts.of([*seen, "site down down down", "invoice"]))
-    other = Features(TermCounts.of([*seen, "quite another text", "with other words"]))
+    other = Features(TermCounts.of([*seen, "quite another text", "with other words", "and one more"]))
     for features in (one, other):
         features.fit_transform(train)
     kept = [{h: s for h, s in zip(f.counts.feature_hashes.tolist(), f.scale_.tolist(), strict=True) if s} for f in (one, other)]

@@ -34,12 +34,24 @@ def small(table: TicketTable) -> TicketTable:
     return some_of(table, range(0, 1155, 5))
 
 
+@pytest.fixture(scope="module")
+def plain(small: TicketTable, taxonomy: Taxonomy) -> Trained:
+    return fit(small, Settings(), taxonomy)
+
+
 def mixed(n: int, incidents: float, seed: int) -> TicketTable:
     """Tickets of eight words each; three quarters of the words that an incident can have, an advisory ticket can have too."""
     rng = np.random.default_rng(seed)
     kinds = np.where(rng.random(n) < incidents, "incident", "advisory").tolist()
-    texts = [" ".join(f"word{number}x" for number in rng.integers(0 if kind == "incident" else 15, 60 if kind == "incident" else 75, 8)) for kind in kinds]
+    first = {"incident": 0, "advisory": 15}
+    texts = [" ".join(f"word{number}x" for number in rng.integers(first[kind], first[kind] + 60, 8)) for kind in kinds]
     return made(texts, {"kind": kinds})
+
+
+@pytest.fixture(scope="module")
+def shifted(small: TicketTable, taxonomy: Taxonomy) -> Router:
+    """As `plain`, but told that at the door one ticket in ten is an incident."""
+    return fit(small, Settings(priors={"kind": {"incident": 0.1}}), taxonomy).router
 
 
 def arrays(router: Router) -> list[Any]:
@@ -51,19 +63,18 @@ def settled(router: Router) -> list[Any]:
     return [router.targets, router.languages, router.only_language, router.least_known, router.text_columns]
 
 
-def test_the_same_table_settings_and_seed_give_the_same_router(small: TicketTable, taxonomy: Taxonomy) -> None:
-    one, other = (fit(small, Settings(seed=3), taxonomy) for _ in range(2))
-    for left, right in zip(arrays(one.router), arrays(other.router), strict=True):
+def test_the_same_table_settings_and_seed_give_the_same_router(small: TicketTable, plain: Trained, taxonomy: Taxonomy) -> None:
+    again = fit(small, Settings(), taxonomy)
+    for left, right in zip(arrays(plain.router), arrays(again.router), strict=True):
         assert np.array_equal(left, right)
-    assert settled(one.router) == settled(other.router)
-    assert one.metrics == other.metrics
-    assert one.chosen == other.chosen
-    assert one.router.version != other.router.version
+    assert settled(plain.router) == settled(again.router)
+    assert plain.metrics == again.metrics
+    assert plain.chosen == again.chosen
+    assert plain.router.version != again.router.version
 
 
-def test_another_seed_gives_other_folds(small: TicketTable, taxonomy: Taxonomy) -> None:
-    one, other = (fit(small, Settings(seed=seed), taxonomy) for seed in (0, 1))
-    assert one.metrics["targets"] != other.metrics["targets"]
+def test_another_seed_gives_other_folds(small: TicketTable, plain: Trained, taxonomy: Taxonomy) -> None:
+    assert fit(small, Settings(seed=1), taxonomy).metrics["targets"] != plain.metrics["targets"]
 
 
 def test_on_the_shipped_tickets_the_router_is_far_above_the_majority(trained: Trained) -> None:
@@ -113,10 +124,9 @@ def test_near_duplicates_never_stand_on_both_sides(taxonomy: Taxonomy) -> None:
     assert metrics["targets"]["kind"]["accuracy"]["share"] < 0.65
 
 
-def test_without_near_duplicates_there_is_no_second_figure(small: TicketTable, taxonomy: Taxonomy) -> None:
-    metrics = fit(small, Settings(), taxonomy).metrics
-    assert metrics["near_duplicates"] == 0
-    assert "random_split" not in metrics
+def test_without_near_duplicates_there_is_no_second_figure(plain: Trained) -> None:
+    assert plain.metrics["near_duplicates"] == 0
+    assert "random_split" not in plain.metrics
 
 
 def test_a_ticket_may_lack_one_of_its_labels(small: TicketTable, taxonomy: Taxonomy) -> None:
@@ -155,7 +165,8 @@ def test_a_rare_language_is_not_learned(small: TicketTable, taxonomy: Taxonomy) 
 
 
 def test_the_language_of_rows_that_name_none_may_be_given(taxonomy: Taxonomy) -> None:
-    table = made(["site down now", "site is down", "how to order", "how to pay"] * 3, {"kind": ["incident", "incident", "advisory", "advisory"] * 3}, "")
+    texts, kinds = ["site down now", "site is down", "how to order", "how to pay"], ["incident", "incident", "advisory", "advisory"]
+    table = made(texts * 3, {"kind": kinds * 3}, language="")
     assert fit(table, Settings(language="nl"), taxonomy).router.only_language == "nl"
 
 
@@ -201,24 +212,22 @@ def test_a_higher_promise_asks_for_more_confidence(small: TicketTable, taxonomy:
     assert most.threshold is None
 
 
-def test_a_prior_moves_probabilities_as_bayes_says(small: TicketTable, taxonomy: Taxonomy) -> None:
-    plain, shifted = (fit(small, Settings(priors=priors), taxonomy).router for priors in ({}, {"kind": {"incident": 0.1}}))
-    text = [small.texts[0]]
+def test_a_prior_moves_probabilities_as_bayes_says(small: TicketTable, plain: Trained, shifted: Router) -> None:
     share = small.labels["kind"].count("incident") / len(small)
-    before, after = (router.answer(text).probabilities["kind"][0, 1] for router in (plain, shifted))
     odds = 0.1 / 0.9 / (share / (1 - share))
+    scores = plain.router.answer(small.texts[:50]).scores
+    before, after = (router.targets[0].probabilities(scores)[:, 1] for router in (plain.router, shifted))
     assert after / (1 - after) == pytest.approx(odds * before / (1 - before))
-    assert shifted.targets[1] == plain.targets[1]
+    assert shifted.targets[1] == plain.router.targets[1]
 
 
-def test_with_a_prior_the_same_incidents_are_possible(small: TicketTable, taxonomy: Taxonomy) -> None:
+def test_with_a_prior_the_same_incidents_are_possible(small: TicketTable, plain: Trained, shifted: Router) -> None:
     """How many of the incidents are found does not hang on how many there are, so the limit must move with the
     probabilities: a rarer label is protected from a lower one."""
-    plain, shifted = (fit(small, Settings(priors=priors), taxonomy).router.targets[0] for priors in ({}, {"kind": {"incident": 0.1}}))
-    codes = small.codes("kind", plain.labels)
-    moved = shift(codes, plain.labels, {"incident": 0.1})
-    expected = expit(logit(plain.protect["incident"]) + moved[1] - moved[0])
-    assert shifted.protect["incident"] == pytest.approx(expected)
+    before = plain.router.targets[0]
+    moved = shift(small.codes("kind", before.labels), before.labels, {"incident": 0.1})
+    expected = expit(logit(before.protect["incident"]) + moved[1] - moved[0])
+    assert shifted.targets[0].protect["incident"] == pytest.approx(expected)
 
 
 def test_with_a_prior_incidents_are_still_found(taxonomy: Taxonomy) -> None:
@@ -235,12 +244,11 @@ def test_with_a_prior_the_promise_is_kept_at_the_door(taxonomy: Taxonomy) -> Non
     assert promise["threshold"] is None or promise["observed"]["share"] > 0.955
 
 
-def test_a_short_budget_tries_one_cost_and_a_long_one_all(small: TicketTable, taxonomy: Taxonomy) -> None:
+def test_a_short_budget_tries_one_cost_and_a_long_one_all(small: TicketTable, plain: Trained, taxonomy: Taxonomy) -> None:
     assert list(fit(small, Settings(budget=1e-6), taxonomy).chosen["macro_f1_by_cost"]) == ["1.0"]
-    chosen = fit(small, Settings(budget=60), taxonomy).chosen
-    tried = chosen["macro_f1_by_cost"]
+    tried = plain.chosen["macro_f1_by_cost"]
     assert list(tried) == ["0.5", "1.0", "2.0"]
-    assert tried[str(chosen["cost"])] == max(tried.values())
+    assert tried[str(plain.chosen["cost"])] == max(tried.values())
 
 
 def test_progress_is_told_from_beginning_to_end(small: TicketTable, taxonomy: Taxonomy) -> None:

@@ -40,9 +40,7 @@ def test_nothing_is_read_where_every_language_is_known(some: tuple[list[str], li
     assert languages.fill(texts, true, counts, seed=0) == true
 
 
-def test_only_a_seeded_sample_is_read_and_teaches_the_rest(
-    some: tuple[list[str], list[str], TermCounts], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_seeded_sample_is_read_and_teaches_the_rest(some: tuple[list[str], list[str], TermCounts], monkeypatch: pytest.MonkeyPatch) -> None:
     texts, true, counts = some
     read: list[str] = []
 
@@ -62,9 +60,7 @@ def test_only_a_seeded_sample_is_read_and_teaches_the_rest(
     assert read[140:] != first
 
 
-def test_a_stray_reading_is_no_language_of_the_table(
-    some: tuple[list[str], list[str], TermCounts], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stray_reading_is_no_language_of_the_table(some: tuple[list[str], list[str], TermCounts], monkeypatch: pytest.MonkeyPatch) -> None:
     texts, true, counts = some
     strays = {texts[3]: ("so", 0.99), texts[4]: ("af", 0.99), texts[5]: ("fr", languages.SURE - 0.01)}
     monkeypatch.setattr(languages, "detect", lambda text: strays.get(text, (true[texts.index(text)], 1.0)))
