@@ -16,6 +16,8 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
     from training.rows import BadRow, Row
     from training.table import Problem
 
@@ -90,6 +92,11 @@ _table_options: list[Callable[[Any], Any]] = [
     click.option("--target", "targets", multiple=True, metavar="NAME[=COLUMN]", help="What to learn, and its column. [default: kind, department]"),
     click.option("--database", envvar="POINTSMAN_DATABASE_URL", metavar="URL", help="Where a .sql file's query is run."),
 ]
+
+
+_database_option = click.option(
+    "--database", envvar="POINTSMAN_DATABASE_URL", default="sqlite:///pointsman.db", show_default=True, metavar="URL", help="The service's database."
+)
 
 
 def _with_table(command: Any) -> Any:
@@ -263,6 +270,91 @@ def serve(model: Path, host: str, port: int, workers: int) -> None:
         run(model, host, port, workers)
     except (ModelError, CannotServeError) as error:
         _refuse(error)
+
+
+@main.group()
+def keys() -> None:
+    """API keys: who may ask what. The first one ends the loopback rule."""
+
+
+@keys.command("add", epilog="Example: pointsman keys add helpdesk --scope classify --scope outcomes")
+@click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    default=("classify",),
+    show_default=True,
+    type=click.Choice(["classify", "outcomes", "reports", "review", "admin"]),
+)
+@_database_option
+def keys_add(name: str, scopes: tuple[str, ...], database: str) -> None:
+    """Make a key and show it, this once."""
+    from service.keys.service import make
+
+    with _engine(database) as engine:
+        key, secret = make(engine, name, frozenset(scopes))
+    click.echo(f"{key.key_id}  {name}  {' '.join(sorted(key.scopes))}", err=True)
+    click.echo(secret)
+
+
+@keys.command("list", epilog="Example: pointsman keys list --json")
+@_database_option
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+def keys_list(database: str, as_json: bool) -> None:
+    """Show the keys, never the secrets."""
+    from service.keys.repository import find_all
+
+    with _engine(database) as engine, engine.connect() as connection:
+        found = find_all(connection)
+    if as_json:
+        shown = [
+            {
+                "id": k.key_id,
+                "name": k.name,
+                "scopes": sorted(k.scopes),
+                "created_at": str(k.created_at),
+                "revoked_at": k.revoked_at and str(k.revoked_at),
+            }
+            for k in found
+        ]
+        click.echo(json.dumps(shown))
+        return
+    for key in found:
+        state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "valid"
+        click.echo(f"{key.key_id}  {key.created_at:%Y-%m-%d}  {state:<18}  {' '.join(sorted(key.scopes)):<20}  {key.name}")
+
+
+@keys.command("revoke", epilog="Example: pointsman keys revoke 1f2e3d4c")
+@click.argument("key_id")
+@_database_option
+def keys_revoke(key_id: str, database: str) -> None:
+    """Make a key worthless; running services know within seconds."""
+    from datetime import UTC, datetime
+
+    from service.keys.repository import revoke
+
+    with _engine(database) as engine, engine.begin() as connection:
+        done = revoke(connection, key_id, datetime.now(UTC))
+    if not done:
+        _refuse(f"no valid key has the id {key_id}; `pointsman keys list` shows them")
+    click.echo(f"{key_id} is revoked")
+
+
+@contextmanager
+def _engine(url: str) -> "Iterator[Engine]":
+    """The service's database, brought up to date."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from service import database
+
+    try:
+        engine = database.connect(url)
+        database.migrate(engine)
+        yield engine
+        engine.dispose()
+    except (SQLAlchemyError, ValueError, ImportError) as error:
+        _refuse(f"the database cannot be used ({type(error).__name__}); name it with --database or POINTSMAN_DATABASE_URL")
 
 
 def _as_ticket(row: "Row | BadRow", columns: tuple[str, ...]) -> tuple[dict[str, Any], Any]:

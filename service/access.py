@@ -13,7 +13,8 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from service.errors import Unauthorised
+from service.errors import Forbidden, TooMany, Unauthorised
+from service.state import State
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -58,10 +59,26 @@ def is_local(request: Request) -> bool:
 
 
 def check(request: Request, scope: Scope) -> None:
-    """Raises Unauthorised where the caller does not hold `scope`."""
-    settings = request.app.state.service.settings
-    if not (is_loopback(settings.host) and is_local(request)):
-        raise Unauthorised(headers={"WWW-Authenticate": "Bearer"})
+    """Raises Unauthorised, Forbidden or TooMany where the caller may not do what needs `scope`, now."""
+    state: State = request.app.state.service
+    ring = state.keys
+    sent = request.headers.get("authorization")
+    if sent is None:
+        if ring.empty and state.loopback and is_local(request):
+            return  # acts as administrator
+        raise Unauthorised
+    address = request.client.host if request.client else "?"
+    if ring.held_back(address):
+        raise TooMany("Too many wrong keys came from your address; wait a minute.", retry_after=60)
+    kind, _, secret = sent.partition(" ")
+    key = ring.find(secret.strip()) if kind.lower() == "bearer" else None
+    if key is None:
+        ring.failed(address)
+        raise Unauthorised
+    if scope not in key.scopes and Scope.ADMIN not in key.scopes:
+        raise Forbidden
+    if wait := ring.wait(key):
+        raise TooMany("This key has used up its requests for now.", retry_after=wait)
 
 
 class GuardedRoute(APIRoute):

@@ -1,22 +1,25 @@
 """The application: `create_app(settings)` puts the features together; nothing happens at import."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
+from sqlalchemy.exc import SQLAlchemyError
 
 from model import bundle
-from model.decision import Decider, Ticket
 from model.policy import load_policy
 from model.taxonomy import load_taxonomy
-from service import database, errors, front
+from service import champion, database, errors, front
+from service.access import is_loopback
 from service.classify import api as classify
 from service.classify.schemas import MOST_TICKETS, BatchIn, TicketIn
 from service.health import api as health
+from service.keys.service import REFRESH_SECONDS, KeyRing
 from service.metrics import Metrics
 from service.models import api as models
 from service.pages import api as pages
@@ -24,7 +27,12 @@ from service.settings import Settings
 from service.state import State
 from service.writer import Writer
 
-DESCRIPTION = "Reads a support ticket in any language, says whether it is a real incident or a request for advice, names the department, and says how sure it is."
+_TITLES: dict[str, Any] = {
+    "title": "Pointsman",
+    "version": "0.1.0",
+    "description": "Reads a support ticket in any language, says whether it is a real incident or a request for advice, names the department, "
+    "and says how sure it is.",
+}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -33,40 +41,56 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        state = _open(settings, metrics)
+        state = open_state(settings, metrics)
         app.state.service = state
         # What is loaded by now stays: the collector need not walk through it again and again (a tenth of a classification), and
         # worker processes share its memory.
         gc.collect()
         gc.freeze()
+        tasks = [asyncio.create_task(champion.watch(state)), asyncio.create_task(_refresh_keys(state))]
         try:
             yield
         finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await state.writer.stop()
             state.engine.dispose()
 
-    app = FastAPIOffline(
-        title="Pointsman", version="0.1.0", description=DESCRIPTION, lifespan=lifespan, redoc_url=None, favicon_url="/static/icon.svg"
-    )
+    shown = settings.docs == "on" or (settings.docs == "auto" and is_loopback(settings.host))
+    app = _with_docs(lifespan) if shown else FastAPI(**_TITLES, lifespan=lifespan, openapi_url=None)
     errors.install(app)
     for feature in (classify, models, health, pages):
         app.router.routes.extend(feature.router.routes)  # include_router would wrap each in a second matching
     pages.mount(app)
-    front.install(app, metrics)
+    front.install(app, metrics, settings.max_in_flight)
     _describe(app)
     return app
 
 
-def _open(settings: Settings, metrics: Metrics) -> State:
-    router, manifest = bundle.load_with_manifest(bundle.find(settings.model))
-    decider = Decider(router, load_policy(settings.policy))
-    # The compiled loops are loaded now, not in the first customer's request.
-    decider.decide([Ticket(body="Warm up")], explain=True, advise=True)
-    metrics.model.labels(router.version).set(1)
+def open_state(settings: Settings, metrics: Metrics) -> State:
+    """Load the champion, bring the database up to date, read the keys. Raises BundleError, PolicyError."""
+    decider, manifest = champion.load(bundle.find(settings.model), load_policy(settings.policy))
+    metrics.model.labels(decider.router.version).set(1)
     engine = database.connect(settings.database_url)
     database.migrate(engine)
+    keys = KeyRing(engine, settings.rate_per_key)
+    keys.refresh()
     writer = Writer(engine, settings.keep_text_days, settings.write_seconds, metrics)
-    return State(settings, decider, manifest, load_taxonomy(), engine, writer, metrics)
+    return State(settings, is_loopback(settings.host), decider, manifest, load_taxonomy(), engine, writer, keys, metrics)
+
+
+async def _refresh_keys(state: State) -> None:
+    while True:
+        await asyncio.sleep(REFRESH_SECONDS)
+        # While the database is away the keys that are known stay good; decisions are refused by the writer.
+        with suppress(SQLAlchemyError):
+            await asyncio.to_thread(state.keys.refresh)
+
+
+def _with_docs(lifespan: Any) -> FastAPI:
+    """With the API's page, whose script and style come from this machine and not from a content network."""
+    return FastAPIOffline(**_TITLES, lifespan=lifespan, redoc_url=None, favicon_url="/static/icon.svg")
 
 
 def _describe(app: FastAPI) -> None:

@@ -5,27 +5,34 @@ import asyncio
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from service.errors import TooLarge
+from service.errors import TooLarge, TooSlow
 
 MOST_DRAINED = 1 << 28  # bytes of a body already refused that are read and thrown away
 DRAIN_SECONDS = 5.0
+READ_SECONDS = 10.0  # for a whole body: who sends a byte now and then holds a place that others need
 
 
 async def read(request: Request, most: int) -> bytes:
     """The whole body, at most `most` bytes.
 
-    Raises TooLarge; by then the rest of the body was read and thrown away, within bounds, so that the client, which is still
+    Raises TooSlow, and TooLarge; by then the rest of the body was read and thrown away, within bounds, so that the client, which is still
     sending, sees the answer and not a reset connection.
     """
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > most:
-            chunks.clear()
-            await _drain(request)
-            raise TooLarge(f"The body is larger than the {most} bytes that this path takes.", headers={"Connection": "close"})
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > most:
+                    break
+                chunks.append(chunk)
+    except TimeoutError:
+        raise TooSlow(headers={"Connection": "close"}) from None
+    if size > most:
+        chunks.clear()
+        await _drain(request)
+        raise TooLarge(f"The body is larger than the {most} bytes that this path takes.", headers={"Connection": "close"})
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

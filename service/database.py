@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-HEAD = "0001"  # the newest migration; a test holds it to the folder
+HEAD = "0002"  # the newest migration; a test holds it to the folder
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -58,6 +58,17 @@ decisions = sa.Table(
     sa.Column("explanation", sa.LargeBinary, nullable=True),
     sa.Column("subject", sa.Text, nullable=True),
     sa.Column("body", sa.Text, nullable=True),
+)
+
+keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("key_id", sa.String(8), primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),  # SHA-256 of the key
+    sa.Column("scopes", sa.String(200), nullable=False),  # separated by spaces
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("revoked_at", Moment, nullable=True),
 )
 
 

@@ -3,6 +3,7 @@
 ``{"error": {"code": "...", "message": "...", "field"?: "..."}}``. No message repeats what the client sent.
 """
 
+import math
 from typing import Any, ClassVar
 
 import orjson
@@ -53,6 +54,17 @@ class Unauthorised(ServiceError):
     code = "unauthorised"
     message = "Send an API key as `Authorization: Bearer <key>`. Without keys the service answers only local requests to localhost."
 
+    def __init__(self) -> None:
+        super().__init__(headers={"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(ServiceError):
+    """The key is valid, but not for this."""
+
+    status = 403
+    code = "forbidden"
+    message = "This key does not hold the scope that this route needs; `pointsman keys add` makes one that does."
+
 
 class NotFound(ServiceError):
     """There is nothing at this path."""
@@ -101,6 +113,25 @@ class NoText(InvalidField):
     message = "subject and body are both missing or blank; at least one must have text."
 
 
+class TooSlow(ServiceError):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "too_slow"
+    message = "The body did not arrive in time."
+
+
+class TooMany(ServiceError):
+    """More than this caller, or this service, may do at once."""
+
+    status = 429
+    code = "too_many"
+    message = "The service is doing as much as it can; try again shortly."
+
+    def __init__(self, message: str | None = None, *, retry_after: float = 1.0) -> None:
+        super().__init__(message, headers={"Retry-After": str(math.ceil(retry_after))})
+
+
 class StorageUnavailable(ServiceError):
     """The database cannot be written right now."""
 
@@ -137,7 +168,7 @@ class ErrorBody(BaseModel):
 def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with `errors`."""
     by_status: dict[int | str, list[type[ServiceError]]] = {}
-    kinds: tuple[type[ServiceError], ...] = (*errors, Unauthorised)
+    kinds: tuple[type[ServiceError], ...] = (*errors, Unauthorised, Forbidden, TooMany)
     for error in kinds:
         by_status.setdefault(error.status, []).append(error)
     return {
@@ -185,7 +216,9 @@ def install(app: FastAPI) -> None:
 
     async def of_starlette(_: Request, error: Exception) -> Response:
         status, headers = (error.status_code, dict(error.headers or {})) if isinstance(error, HTTPException) else (500, {})
-        return _BY_STATUS.get(status, ServiceError)(headers=headers).response()
+        own = _BY_STATUS.get(status, ServiceError)()
+        own.headers |= headers
+        return own.response()
 
     async def unforeseen(_: Request, __: Exception) -> Response:
         return ServiceError().response()

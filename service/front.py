@@ -1,4 +1,4 @@
-"""What stands in front of every route: the request's id, its measurement and the security headers.
+"""What stands in front of every route: a bound on the requests at work, the request's id, its measurement, security headers.
 
 One plain ASGI layer: Starlette's BaseHTTPMiddleware would cost more than a classification.
 """
@@ -10,10 +10,12 @@ import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import TooMany
 from service.metrics import Metrics
 
 log = structlog.get_logger()
 
+_ALWAYS_ANSWERED = ("/livez", "/readyz", "/metrics")
 _ALWAYS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -28,9 +30,11 @@ _DOCS = b"default-src 'none'; style-src 'self' 'unsafe-inline'; script-src 'self
 class Front:
     """The layer itself."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_in_flight: int) -> None:
         self.app = app
         self.metrics = metrics
+        self.max_in_flight = max_in_flight
+        self.in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,13 +52,16 @@ class Front:
                 message["headers"] = [*message["headers"], *_ALWAYS, (b"content-security-policy", policy), (b"x-request-id", request_id)]
             await send(message)
 
+        full = self.in_flight >= self.max_in_flight and scope["path"] not in _ALWAYS_ANSWERED
+        self.in_flight += 1
         try:
-            await self.app(scope, receive, with_headers)
+            await (TooMany().response() if full else self.app)(scope, receive, with_headers)
         except Exception as error:
             # Its text may hold ticket text; its type and place do not.
             log.error("unforeseen", request_id=request_id.decode(), error=type(error).__name__, where=_where(error))
             raise
         finally:
+            self.in_flight -= 1
             # A path that no route has is the client's own text, and there may be any number of them.
             route = getattr(scope.get("route"), "path", "unknown")
             method = scope["method"] if route != "unknown" else "any"
@@ -68,6 +75,6 @@ def _where(error: Exception) -> str:
     return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
 
 
-def install(app: FastAPI, metrics: Metrics) -> None:
+def install(app: FastAPI, metrics: Metrics, max_in_flight: int) -> None:
     """Put the layer in front of `app`."""
-    app.add_middleware(Front, metrics=metrics)
+    app.add_middleware(Front, metrics=metrics, max_in_flight=max_in_flight)

@@ -43,6 +43,9 @@ class Metrics:
             buckets=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99), registry=registry,
         )  # fmt: skip
         self.refused = Counter("pointsman_refused_total", "Requests refused, by error code.", ["code"], registry=registry)
+        self.reloads = Counter(
+            "pointsman_reloads_total", "New champions met, by what became of them: taken, refused.", ["outcome"], registry=registry
+        )
         self.model = Gauge("pointsman_model_info", "1 for the model version that serves.", ["version"], registry=registry)
 
         # Finding a meter by its labels costs more than counting with it. Bounded: labels are of our own making, but for the

@@ -27,4 +27,14 @@ class Settings(BaseSettings):
     write_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
         default=0.9, description="How long a request waits for its decision to be stored before it is answered 503."
     )
+    max_in_flight: Annotated[int, Field(ge=1)] = Field(
+        default=256, description="Requests worked on at once in each worker; more are answered 429. Health routes always answer."
+    )
+    rate_per_key: Annotated[float, Field(ge=0)] = Field(
+        default=0, description="Requests a second that each API key may make in each worker; 0 sets no limit."
+    )
+    watch_seconds: Annotated[float, Field(gt=0)] = Field(default=1.0, description="How often the folder of bundles is looked at for a new champion.")
+    docs: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Whether `/docs` and `/openapi.json` are shown; `auto`: on a loopback address only."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level of log lines.")

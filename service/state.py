@@ -8,6 +8,7 @@ from sqlalchemy.engine import Engine
 from model.decision import Decider
 from model.router import Router
 from model.taxonomy import Taxonomy
+from service.keys.service import KeyRing
 from service.metrics import Metrics
 from service.settings import Settings
 from service.writer import Writer
@@ -15,15 +16,19 @@ from service.writer import Writer
 
 @dataclass
 class State:
-    """The parts of a running application."""
+    """The parts of a running application. `decider` and `manifest` change together when a new champion is taken; a request that
+    has begun goes on with the one it took. `reload_error` is why the newest champion is not the one that serves."""
 
     settings: Settings
+    loopback: bool
     decider: Decider
     manifest: dict[str, Any]
     taxonomy: Taxonomy
     engine: Engine
     writer: Writer
+    keys: KeyRing
     metrics: Metrics
+    reload_error: str | None = None
 
     @property
     def router(self) -> Router:

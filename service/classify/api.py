@@ -20,6 +20,7 @@ from service.errors import (
     StorageUnavailable,
     TicketConflict,
     TooLarge,
+    TooSlow,
     documented,
     from_validation,
 )
@@ -42,7 +43,7 @@ def _takes(model: type[BaseModel]) -> dict[str, Any]:
 @router.post(
     "/classify",
     response_model=DecisionOut,
-    responses=documented(BadJson, TicketConflict, TooLarge, InvalidField, NoText, StorageUnavailable),
+    responses=documented(BadJson, TooSlow, TicketConflict, TooLarge, InvalidField, NoText, StorageUnavailable),
     openapi_extra=_takes(TicketIn),
 )
 async def classify(request: Request) -> Response:
@@ -59,7 +60,7 @@ async def classify(request: Request) -> Response:
 @router.post(
     "/classify/batch",
     response_model=BatchOut,
-    responses=documented(BadJson, TooLarge, InvalidField, StorageUnavailable),
+    responses=documented(BadJson, TooSlow, TooLarge, InvalidField, StorageUnavailable),
     openapi_extra=_takes(BatchIn),
 )
 async def classify_batch(request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from service.errors import ErrorBody, NotReady
 from service.state import State
@@ -17,6 +17,7 @@ class Alive(BaseModel):
 class Ready(BaseModel):
     status: str
     model_version: str
+    reload_error: str | None = Field(description="Why the newest champion is not the one that serves; null where it is.")
 
 
 @router.get("/livez")
@@ -31,7 +32,7 @@ async def readyz(request: Request) -> Ready:
     state: State = request.app.state.service
     if not state.writer.healthy:
         raise NotReady
-    return Ready(status="ready", model_version=state.router.version)
+    return Ready(status="ready", model_version=state.router.version, reload_error=state.reload_error)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text format."}})
