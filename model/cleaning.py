@@ -37,7 +37,7 @@ _ATTRIBUTION = re.compile(
     r"|написал[аи]?|пише|a écrit|escreveu|escribió|schrieb|wrote|schreef)(?P<after>[^\n:]{0,60}(?:\d\d?:\d\d)?)[ \u00a0]?:$",
     re.MULTILINE,
 )
-_WHEN = re.compile(r"\d\d?[:.h]\d\d|@")
+_WHEN = re.compile(r"\b\d{4}\b[^\n]{0,40}\d\d?[:.h]\d\d|@")  # a year and a time, or an address
 _QUOTED_LINE = re.compile(r"^[ \t]*>.*$", re.MULTILINE)
 # More marks on one letter than any script writes; to bring them in order would take the square of their number.
 _PILED = re.compile(r"([^\w\s\x00-\x7f]{30})[^\w\s\x00-\x7f]+")
@@ -101,13 +101,17 @@ def _own_words(text: str) -> str:
     """Without the reply quoted below and the signature, where words of the customer's own remain; a forwarded message
     stays: it is what the customer wants read."""
     kept = text
-    start = _attribution(kept)
-    if start is not None:
-        kept = kept[:start]
+    found = _attribution(kept)
+    if found:
+        start, end = found
+        # Where the quote is marked line by line, the customer may have answered below or between; else all that follows is quote.
+        quoted = kept[end:].lstrip("\n").startswith(">")
+        kept = kept[:start] + (kept[end:] if quoted else "")
     elif kept.count("\n") <= _MOST_LINES:
-        (_, own), *quoted = quotequail.quote(kept, limit=_MOST_LINES, quote_intro_line=True)
-        if quoted and not quoted[0][1].startswith(_FORWARDED):
-            kept = own
+        (_, own), *below = quotequail.quote(kept, limit=_MOST_LINES, quote_intro_line=True)
+        if below and not below[0][1].startswith(_FORWARDED):
+            marked = below[0][1].partition("\n")[2].lstrip("\n")
+            kept = f"{own}\n{marked}" if marked.startswith(">") else own
     kept = _QUOTED_LINE.sub("", kept)
     signature = _SIGNATURE.search(kept)
     if signature and len(kept) - signature.start() <= _LONGEST_SIGNATURE:
@@ -115,16 +119,15 @@ def _own_words(text: str) -> str:
     return kept if _WORD.search(kept) else text
 
 
-def _attribution(text: str) -> int | None:
-    """Where the line begins that introduces a quoted reply, None where there is none."""
+def _attribution(text: str) -> tuple[int, int] | None:
+    """Where the line that introduces a quoted reply begins and ends, None where there is none."""
     for found in _ATTRIBUTION.finditer(text):
-        start = found.start()
+        start, end = found.span()
         before = text.rfind("\n", 0, max(0, start - 1)) + 1
         # A short rest of a line belongs to a line that was wrapped.
         if len(found["before"]) < 40 and not _WHEN.search(found.group()) and start:
             start = before
-        below = text[found.end() :].lstrip("\n")
         # "The message that it wrote:" is the customer's own; a reply has its date above it or its quote below.
-        if below.startswith(">") or _WHEN.search(text[start : found.end()]):
-            return start
+        if text[end:].lstrip("\n").startswith(">") or _WHEN.search(text[start:end]):
+            return start, end
     return None

@@ -43,19 +43,22 @@ def is_loopback(host: str) -> bool:
 
 
 def is_local(request: Request) -> bool:
-    """Whether a request names this machine and shows no sign of a proxy (another site's page could name itself anything, but
-    not this host: that stops DNS rebinding)."""
-    headers = request.scope["headers"]
-    host = ""
-    for name, value in headers:
+    """Whether a request names this machine, shows no sign of a proxy, and was not made by another site's page: that page could
+    send a form to localhost, or have its own name lead here (DNS rebinding)."""
+    hosts = []
+    for name, value in request.scope["headers"]:
         if name == b"host":
-            host = value.decode("latin-1").lower()
-        elif name == b"forwarded" or name.startswith(b"x-forwarded-"):
+            hosts.append(value.decode("latin-1").lower())
+        elif (
+            name == b"forwarded"
+            or name.startswith(b"x-forwarded-")
+            or (name == b"sec-fetch-site" and value not in (b"same-origin", b"none") and request.method != "GET")
+        ):
             return False
-    name, colon, port = host.rpartition(":")
-    if colon and port.isdecimal():
-        host = name
-    return host in _LOCAL_NAMES
+    if len(hosts) != 1:
+        return False
+    name, colon, port = hosts[0].rpartition(":")
+    return (name if colon and port.isdecimal() else hosts[0]) in _LOCAL_NAMES
 
 
 def check(request: Request, scope: Scope) -> None:

@@ -14,12 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from model import bundle
 from model.policy import load_policy
 from model.taxonomy import load_taxonomy
-from service import champion, database, errors, front
+from service import champion, database, errors, front, logs
 from service.access import is_loopback
 from service.classify import api as classify
 from service.classify.schemas import MOST_TICKETS, BatchIn, TicketIn
 from service.health import api as health
-from service.keys.service import REFRESH_SECONDS, KeyRing
+from service.keys.service import KeyRing
 from service.metrics import Metrics
 from service.models import api as models
 from service.pages import api as pages
@@ -27,17 +27,20 @@ from service.settings import Settings
 from service.state import State
 from service.writer import Writer
 
+TEND_SECONDS = 1.0  # also how long a revoked key may still be taken, and a new one not yet
+
 _TITLES: dict[str, Any] = {
     "title": "Pointsman",
     "version": "0.1.0",
     "description": "Reads a support ticket in any language, says whether it is a real incident or a request for advice, names the department, "
-    "and says how sure it is.",
+    "and says how sure it is.\n\n" + errors.catalogue(),
 }
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The application. Its lifespan loads the bundle, brings the database up to date and starts the writer."""
     metrics = Metrics()
+    logs.configure(settings.log_level)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -47,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         # worker processes share its memory.
         gc.collect()
         gc.freeze()
-        tasks = [asyncio.create_task(champion.watch(state)), asyncio.create_task(_refresh_keys(state))]
+        tasks = [asyncio.create_task(champion.watch(state)), asyncio.create_task(_tend(state))]
         try:
             yield
         finally:
@@ -80,9 +83,13 @@ def open_state(settings: Settings, metrics: Metrics) -> State:
     return State(settings, is_loopback(settings.host), decider, manifest, load_taxonomy(), engine, writer, keys, metrics)
 
 
-async def _refresh_keys(state: State) -> None:
+async def _tend(state: State) -> None:
     while True:
-        await asyncio.sleep(REFRESH_SECONDS)
+        await asyncio.sleep(TEND_SECONDS)
+        await state.writer.tend()
+        # While the database is away the keys that are known stay good; decisions are refused by the writer.
+        with suppress(SQLAlchemyError):
+            await asyncio.to_thread(state.keys.refresh)
         # While the database is away the keys that are known stay good; decisions are refused by the writer.
         with suppress(SQLAlchemyError):
             await asyncio.to_thread(state.keys.refresh)

@@ -5,7 +5,7 @@ import asyncio
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from service.errors import TooLarge, TooSlow
+from service.errors import BadJson, TooLarge, TooSlow
 
 MOST_DRAINED = 1 << 28  # bytes of a body already refused that are read and thrown away
 DRAIN_SECONDS = 5.0
@@ -29,6 +29,8 @@ async def read(request: Request, most: int) -> bytes:
                 chunks.append(chunk)
     except TimeoutError:
         raise TooSlow(headers={"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise BadJson("The body ended before it was whole.") from None
     if size > most:
         chunks.clear()
         await _drain(request)

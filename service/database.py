@@ -110,7 +110,7 @@ def revision(engine: Engine) -> str | None:
 def migrate(engine: Engine, to: str = HEAD) -> None:
     """Bring the database to the migration `to`, forward or back; nothing is done where it stands there."""
     now = revision(engine)
-    if now == to:
+    if now == (None if to == "base" else to):
         return
     from alembic import command  # 0.1 s, and needed once in the life of a database
     from alembic.config import Config
@@ -119,7 +119,7 @@ def migrate(engine: Engine, to: str = HEAD) -> None:
     config.set_main_option("script_location", str(MIGRATIONS))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        if now is not None and to < now:
+        if now is not None and (to == "base" or to < now):
             command.downgrade(config, to)
         else:
             command.upgrade(config, to)

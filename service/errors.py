@@ -137,7 +137,7 @@ class StorageUnavailable(ServiceError):
 
     status = 503
     code = "storage_unavailable"
-    message = "The decision could not be stored, so it was not made; try again shortly."
+    message = "The decision could not be stored in time; send the ticket again, with the same ticket_id, shortly."
 
     def __init__(self) -> None:
         super().__init__(headers={"Retry-After": "1"})
@@ -204,26 +204,36 @@ _BY_STATUS: dict[int, type[ServiceError]] = {
 
 
 def install(app: FastAPI) -> None:
-    """Give every error that can be born in `app` the one shape, 404, 405 and 500 included."""
+    """Give every error that can be born in `app` the one shape, 404 and 405 included; `service.front` sees to the 500."""
 
-    async def known(_: Request, error: Exception) -> Response:
-        return error.response() if isinstance(error, ServiceError) else ServiceError().response()
+    def answer(request: Request, error: ServiceError) -> Response:
+        request.app.state.service.metrics.refused.labels(error.code).inc()
+        return error.response()
 
-    async def invalid(_: Request, error: Exception) -> Response:
+    async def known(request: Request, error: Exception) -> Response:
+        return answer(request, error if isinstance(error, ServiceError) else ServiceError())
+
+    async def invalid(request: Request, error: Exception) -> Response:
         first: Any = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": InvalidField.message}
         field = ".".join(str(part) for part in first["loc"][1:]) or None
-        return InvalidField(f"{first['msg']}.", field=field).response()
+        return answer(request, InvalidField(f"{first['msg']}.", field=field))
 
-    async def of_starlette(_: Request, error: Exception) -> Response:
+    async def of_starlette(request: Request, error: Exception) -> Response:
         status, headers = (error.status_code, dict(error.headers or {})) if isinstance(error, HTTPException) else (500, {})
         own = _BY_STATUS.get(status, ServiceError)()
         own.headers |= headers
-        return own.response()
-
-    async def unforeseen(_: Request, __: Exception) -> Response:
-        return ServiceError().response()
+        return answer(request, own)
 
     app.add_exception_handler(ServiceError, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_starlette)
-    app.add_exception_handler(Exception, unforeseen)
+
+
+def catalogue() -> str:
+    """Every error, for the API's description."""
+    kinds: list[type[ServiceError]] = [ServiceError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    lines = [f"- {kind.status} `{kind.code}`: {kind.__doc__ if kind is not ServiceError else 'Something failed inside.'}" for kind in kinds]
+    shape = '`{"error": {"code", "message", "field"?}}`'
+    return f"Errors have one shape, {shape}, and none repeats ticket text:\n\n" + "\n".join(sorted(set(lines)))

@@ -10,11 +10,12 @@ import structlog
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import TooMany
+from service.errors import ServiceError, TooMany
 from service.metrics import Metrics
 
 log = structlog.get_logger()
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ALWAYS_ANSWERED = ("/livez", "/readyz", "/metrics")
 _ALWAYS = (
     (b"x-content-type-options", b"nosniff"),
@@ -44,10 +45,15 @@ class Front:
         request_id = os.urandom(8).hex().encode()
         policy = _DOCS if scope["path"] == "/docs" else _STRICT
         status = 500
+        begun = False
+        if scope["path"].startswith("/static"):
+            # Small files, given whole: parts of them are errors that Starlette words in its own way.
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in (b"range", b"if-range")]
 
         async def with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
+                begun = True
                 status = message["status"]
                 message["headers"] = [*message["headers"], *_ALWAYS, (b"content-security-policy", policy), (b"x-request-id", request_id)]
             await send(message)
@@ -55,16 +61,20 @@ class Front:
         full = self.in_flight >= self.max_in_flight and scope["path"] not in _ALWAYS_ANSWERED
         self.in_flight += 1
         try:
+            if full:
+                self.metrics.refused.labels(TooMany.code).inc()
             await (TooMany().response() if full else self.app)(scope, receive, with_headers)
         except Exception as error:
-            # Its text may hold ticket text; its type and place do not.
+            # Answered and logged here: further out, the server would print the error's own text, which may be a ticket's.
             log.error("unforeseen", request_id=request_id.decode(), error=type(error).__name__, where=_where(error))
-            raise
+            self.metrics.refused.labels(ServiceError.code).inc()
+            if not begun:
+                await ServiceError().response()(scope, receive, with_headers)
         finally:
             self.in_flight -= 1
             # A path that no route has is the client's own text, and there may be any number of them.
             route = getattr(scope.get("route"), "path", "unknown")
-            method = scope["method"] if route != "unknown" else "any"
+            method = scope["method"] if route != "unknown" and scope["method"] in _METHODS else "any"
             self.metrics.count_request(route, method, status, time.perf_counter() - started)
 
 

@@ -1,23 +1,27 @@
 """`pointsman serve`: the application under uvicorn."""
 
 import os
+import signal
+import socket
 import sys
 from pathlib import Path
 
-import orjson
-import structlog
 import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
+from uvicorn.supervisors import Multiprocess
 
 from model import bundle
+from model.errors import PolicyError
+from model.policy import load_policy
 from service import database
 from service.access import is_loopback
 from service.app import create_app
 from service.keys.service import KeyRing
 from service.settings import Settings
 
+KEEP_ALIVE_SECONDS = 30
 DRAIN_SECONDS = 20  # for the requests at work when the service is told to stop
 
 
@@ -28,43 +32,72 @@ class CannotServeError(Exception):
 def run(model: Path, host: str, port: int, workers: int) -> None:
     """Serve until told to stop.
 
-    Raises BundleError or CannotServeError before anything is bound.
+    Raises ModelError or CannotServeError before anything is answered.
     """
-    bundle.find(model)
     # Worker processes build their application from the environment.
     os.environ["POINTSMAN_MODEL"] = str(model.resolve())
     os.environ["POINTSMAN_HOST"] = host
+    settings = _settings()
+    bundle.load(bundle.find(settings.model))
     try:
-        settings = Settings()
-        engine = database.connect(settings.database_url)
-        database.migrate(engine)
-        ring = KeyRing(engine, 0)
-        ring.refresh()
-        engine.dispose()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise CannotServeError(f"POINTSMAN_{str(first['loc'][0]).upper()}: {first['msg']}") from error
-    except (SQLAlchemyError, ValueError, ImportError) as error:
-        raise CannotServeError(f"POINTSMAN_DATABASE_URL: the database cannot be opened ({type(error).__name__})") from error
-    if ring.empty and not is_loopback(host):
-        raise CannotServeError(f"--host {host}: an address that others can reach needs an API key first; `pointsman keys add NAME` makes one")
-    print(f"Pointsman serves on http://{host}:{port} (stop it with Ctrl-C)", flush=True)  # noqa: T201
-    uvicorn.run(
+        load_policy(settings.policy)
+    except PolicyError as error:
+        raise CannotServeError(f"POINTSMAN_POLICY: {error}") from error
+    _open_database(settings)
+    config = uvicorn.Config(
         "service.run:application", factory=True, host=host, port=port, workers=workers, log_level="warning", access_log=False,
-        server_header=False, proxy_headers=False, timeout_graceful_shutdown=DRAIN_SECONDS, timeout_keep_alive=30, limit_concurrency=None,
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=DRAIN_SECONDS, timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )  # fmt: skip
+    bound = _bind(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"Pointsman serves on http://{shown}:{bound.getsockname()[1]} (stop it with Ctrl-C)", flush=True)  # noqa: T201
+    # uvicorn drains on SIGTERM and then sends it to itself once more; being told to stop is not a failure.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    if workers > 1:
+        Multiprocess(config, sockets=[bound]).run()
+    else:
+        uvicorn.Server(config).run(sockets=[bound])
 
 
 def application() -> FastAPI:
     """The application that the environment asks for; each worker calls it."""
-    settings = Settings()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event).decode()),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    return create_app(Settings())
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise CannotServeError(f"POINTSMAN_{str(first['loc'][0]).upper()}: {first['msg']}") from error
+
+
+def _open_database(settings: Settings) -> None:
+    """Bring the database up to date, before any worker needs it. Where a key is needed and there is none, nothing is made."""
+    needs_key = not is_loopback(settings.host)
+    refusal = CannotServeError(
+        f"--host {settings.host}: an address that others can reach needs an API key first; `pointsman keys add NAME` makes one, and without --host only this machine can ask"
     )
-    return create_app(settings)
+    try:
+        engine = database.connect(settings.database_url)
+        file = engine.url.database if engine.dialect.name == "sqlite" else None
+        if needs_key and file and not Path(file).exists():
+            raise refusal
+        database.migrate(engine)
+        ring = KeyRing(engine, 0)
+        ring.refresh()
+        engine.dispose()
+    except (SQLAlchemyError, ValueError, ImportError) as error:
+        raise CannotServeError(f"POINTSMAN_DATABASE_URL: the database cannot be opened ({type(error).__name__})") from error
+    if needs_key and ring.empty:
+        raise refusal
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        bound = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise CannotServeError(f"--host {host} --port {port}: cannot be bound: {error.strerror}") from error
+    bound.set_inheritable(True)
+    return bound

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from service.classify import repository
 from service.classify.repository import Record, Stored
+from service.database import BUSY_SECONDS
 from service.errors import StorageUnavailable
 from service.metrics import Metrics
 
@@ -27,11 +28,12 @@ log = structlog.get_logger()
 
 
 class _Job:
-    __slots__ = ("done", "records")
+    __slots__ = ("deadline", "done", "records")
 
-    def __init__(self, records: Sequence[Record], done: asyncio.Future[list[Stored]]) -> None:
+    def __init__(self, records: Sequence[Record], done: asyncio.Future[list[Stored]], deadline: float) -> None:
         self.records = records
         self.done = done
+        self.deadline = deadline
 
 
 class Writer:
@@ -63,7 +65,7 @@ class Writer:
         if self._size + len(records) > MOST_WAITING:
             raise StorageUnavailable
         loop = asyncio.get_running_loop()
-        job = _Job(records, loop.create_future())
+        job = _Job(records, loop.create_future(), loop.time() + self._patience)
         self._waiting.append(job)
         self._size += len(records)
         if self._running is None:
@@ -82,21 +84,24 @@ class Writer:
                 # Twice round the loop, microseconds if it is idle: who arrives with the first shares its commit.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
-                jobs = self._take()
+                jobs = self._take(loop.time())
                 if jobs:
                     await self._store(loop, jobs)
         finally:
             self._running = None
 
-    def _take(self) -> list[_Job]:
+    def _take(self, now: float) -> list[_Job]:
         jobs: list[_Job] = []
         taken = records = 0
         for job in self._waiting:
             if records >= MOST_TOGETHER:
                 break
             taken += 1
-            # A request that gave up has been answered 503: its decision must not appear behind its back.
-            if not job.done.done():
+            # A request that gave up has been answered 503, and one that would give up before a commit that has to wait for a lock is
+            # done gives up now: its decision must not appear behind its back.
+            if now + BUSY_SECONDS > job.deadline:
+                _give_up(job.done)
+            elif not job.done.done():
                 jobs.append(job)
                 records += len(job.records)
         self._size -= sum(len(job.records) for job in self._waiting[:taken])
@@ -124,6 +129,23 @@ class Writer:
                 job.done.set_result(stored[start : start + len(job.records)])
             start += len(job.records)
 
+    async def tend(self) -> None:
+        """What is to be done now and then, called every second or so: forget old text; and while storing fails, try, so that the
+        service is ready again without a customer having to find out."""
+        now = datetime.now(UTC)
+        if self.healthy and now < self._forget_at:
+            return
+        try:
+            forgotten = await asyncio.get_running_loop().run_in_executor(self._thread, self._forget, now - self._keep)
+        except sa.exc.SQLAlchemyError as error:
+            log.debug("forgetting_failed", error=type(error).__name__)
+            return
+        if not forgotten:  # else there may be more, next time
+            self._forget_at = now + FORGET_EVERY
+        if not self.healthy:
+            self.healthy = True
+            log.info("storage_recovered")
+
     # What follows runs on the writer's thread.
 
     def _commit(self, records: list[Record]) -> list[Stored]:
@@ -132,10 +154,7 @@ class Writer:
                 with self._metrics.write_seconds.time():
                     connection = self._connect()
                     with connection.begin():
-                        stored = repository.store(connection, records)
-                        if datetime.now(UTC) >= self._forget_at:
-                            self._forget(connection)
-                    return stored
+                        return repository.store(connection, records)
             except sa.exc.IntegrityError:  # another process decided one of the tickets first: look again
                 if attempt == 3:
                     raise
@@ -155,11 +174,16 @@ class Writer:
             connection.invalidate()
             connection.close()
 
-    def _forget(self, connection: Connection) -> None:
-        now = datetime.now(UTC)
-        self._forget_at = now + FORGET_EVERY
-        if forgotten := repository.forget_text(connection, now - self._keep):
+    def _forget(self, before: datetime) -> int:
+        try:
+            with self._connect().begin():
+                forgotten = repository.forget_text(self._connect(), before)
+        except Exception:
+            self._disconnect()
+            raise
+        if forgotten:
             log.info("text_forgotten", decisions=forgotten)
+        return forgotten
 
 
 def _give_up(done: asyncio.Future[list[Stored]]) -> None:

@@ -53,8 +53,10 @@ async def classify(request: Request) -> Response:
     """
     state: State = request.app.state.service
     ticket = service.parse(await body.read(request, state.settings.max_request_bytes))
-    (stored,) = await state.writer.write(service.classify(state, [ticket]))
-    return Response(service.answer(stored), media_type="application/json")
+    (answer,) = await service.store(state, service.classify(state, [ticket]))
+    if isinstance(answer, TicketConflict):
+        raise answer
+    return Response(answer, media_type="application/json")
 
 
 @router.post(
@@ -70,12 +72,9 @@ async def classify_batch(request: Request) -> Response:
     results, tickets = await run_in_threadpool(_parse_batch, raw)
     places = [place for place, result in enumerate(results) if result is None]
     if places:
-        records = await run_in_threadpool(service.classify, state, tickets)
-        for place, stored in zip(places, await state.writer.write(records), strict=True):
-            try:
-                results[place] = service.answer(stored)
-            except TicketConflict as error:
-                results[place] = orjson.dumps(error.as_dict())
+        decided = await run_in_threadpool(service.classify, state, tickets)
+        for place, answer in zip(places, await service.store(state, decided), strict=True):
+            results[place] = orjson.dumps(answer.as_dict()) if isinstance(answer, TicketConflict) else answer
     joined = b",".join(result for result in results if result is not None)
     return Response(b'{"results":[' + joined + b"]}", media_type="application/json")
 

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from service.database import decisions
 
 _ROWS = 64  # of one INSERT
+_FORGOTTEN_TOGETHER = 5_000
 
 
 class Record(NamedTuple):
@@ -80,10 +81,12 @@ def _insert(rows: int, paramstyle: str) -> str:
 
 
 def forget_text(connection: Connection, before: datetime) -> int:
-    """Take the text and the explanations' words from decisions made before that moment; how many."""
+    """Take the text and the explanations' words from decisions made before that moment, some thousands at a time so that nobody
+    waits long for the database; how many."""
     private = sa.or_(decisions.c.body.is_not(None), decisions.c.subject.is_not(None), decisions.c.explanation.is_not(None))
-    found = connection.execute(sa.update(decisions).where(decisions.c.decided_at < before, private).values(subject=None, body=None, explanation=None))
-    return found.rowcount
+    old = sa.select(decisions.c.decision_id).where(decisions.c.decided_at < before, private).limit(_FORGOTTEN_TOGETHER)
+    gone = {"subject": None, "body": None, "explanation": None}
+    return connection.execute(sa.update(decisions).where(decisions.c.decision_id.in_(old)).values(gone)).rowcount
 
 
 def _find(connection: Connection, tickets: set[str]) -> dict[str, tuple[str, bytes, bytes | None]]:

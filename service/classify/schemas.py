@@ -1,8 +1,9 @@
 """What `POST /classify` takes and gives."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from model.language import normalise
 
@@ -17,6 +18,20 @@ def _language_tag(tag: str) -> str:
     if normalise(tag) is None:
         raise ValueError("Not a BCP 47 language tag, such as fr or pt-BR.")
     return tag
+
+
+_EARLIEST, _LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def _moment(value: object) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        good = moment is not None and moment.tzinfo is not None and _EARLIEST <= moment < _LATEST
+    except (ValueError, OverflowError):
+        good = False
+    if not good or moment is None:
+        raise ValueError("Not a moment in ISO 8601 with its offset from UTC, such as 2026-11-22T10:00:00Z, between 1900 and 2200.")
+    return moment
 
 
 class TicketIn(BaseModel):
@@ -47,7 +62,7 @@ class TicketIn(BaseModel):
     customer_tier: Annotated[_Name, StringConstraints(max_length=64)] | None = None
     customer_ref: _Name | None = None
     country: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")] | None = Field(default=None, description="ISO 3166-1 alpha-2.")
-    created_at: Annotated[AwareDatetime, Field(strict=False)] | None = Field(default=None, description="When the customer sent it.")
+    created_at: Annotated[datetime, BeforeValidator(_moment)] | None = Field(default=None, description="When the customer sent it.")
 
 
 class BatchIn(BaseModel):

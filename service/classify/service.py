@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from pydantic import ValidationError
@@ -42,7 +42,14 @@ def with_text(ticket: TicketIn) -> TicketIn:
     return ticket
 
 
-def classify(state: State, tickets: Sequence[TicketIn]) -> list[Record]:
+class Decided(NamedTuple):
+    """What is to be stored, and the explanation as JSON, which the first answer has even where it is not kept."""
+
+    record: Record
+    explanation: bytes
+
+
+def classify(state: State, tickets: Sequence[TicketIn]) -> list[Decided]:
     """Decide the tickets: what is to be stored and then answered, in order."""
     now = microseconds(datetime.now(UTC))
     with state.metrics.classify_seconds.time():
@@ -51,12 +58,18 @@ def classify(state: State, tickets: Sequence[TicketIn]) -> list[Record]:
     return [_record(state, ticket, decision, now) for ticket, decision in zip(tickets, decided, strict=True)]
 
 
-def answer(stored: Stored) -> bytes:
-    """The body of the answer. Raises TicketConflict where the ticket was decided with other text."""
+async def store(state: State, decided: Sequence[Decided]) -> list[bytes | TicketConflict]:
+    """Store decisions; for each the body of its answer, or the conflict with what was decided earlier."""
+    stored = await state.writer.write([each.record for each in decided])
+    return [_answer(each, found) for each, found in zip(decided, stored, strict=True)]
+
+
+def _answer(decided: Decided, stored: Stored) -> bytes | TicketConflict:
     if not stored.same_text:
-        raise TicketConflict
-    # Both are our own JSON, so they are joined rather than parsed: `decision` is an object without its last brace's content.
-    return stored.decision[:-1] + b',"explanation":' + (stored.explanation or b"null") + b"}"
+        return TicketConflict()
+    explanation = decided.explanation if stored.decision is decided.record.decision else stored.explanation
+    # Both are our own JSON, so they are joined rather than parsed: an object without its last brace, and one field more.
+    return stored.decision[:-1] + b',"explanation":' + (explanation or b"null") + b"}"
 
 
 def _as_ticket(ticket: TicketIn) -> Ticket:
@@ -65,13 +78,13 @@ def _as_ticket(ticket: TicketIn) -> Ticket:
     )
 
 
-def _record(state: State, ticket: TicketIn, decision: Decision, now: int) -> Record:
-    explanation = decision.pop("explanation", None)
+def _record(state: State, ticket: TicketIn, decision: Decision, now: int) -> Decided:
+    explanation = orjson.dumps(decision.pop("explanation"))
     decision_id = str(ULID())
     answered = {"decision_id": decision_id, "ticket_id": ticket.ticket_id, **decision}
     labels = decision["labels"]
     keep = state.settings.keep_text_days > 0
-    return Record(
+    record = Record(
         decision_id=decision_id,
         ticket_id=ticket.ticket_id,
         text_digest=_digest(ticket),
@@ -89,11 +102,12 @@ def _record(state: State, ticket: TicketIn, decision: Decision, now: int) -> Rec
         customer_ref=ticket.customer_ref,
         country=ticket.country,
         decision=orjson.dumps(answered),
-        explanation=orjson.dumps(explanation) if keep else None,
+        explanation=explanation if keep else None,
         # PostgreSQL's text cannot hold NUL.
         subject=(ticket.subject or "").replace("\0", "\ufffd") if keep else None,
         body=(ticket.body or "").replace("\0", "\ufffd") if keep else None,
     )
+    return Decided(record, explanation)
 
 
 def _digest(ticket: TicketIn) -> str:

@@ -12,7 +12,6 @@ from service.keys import repository
 from service.keys.repository import Key
 
 PREFIX = "pm"
-REFRESH_SECONDS = 2.0  # how long a revoked key may still be taken, and a new one not yet
 FAILURES = 10  # wrong keys from one address in a minute, before it is told to wait
 _MINUTE = 60.0
 _MOST_ADDRESSES = 10_000

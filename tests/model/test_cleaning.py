@@ -52,7 +52,8 @@ FORWARDED = [
 
 HOSTILE_PIECES = [
     "<", ">", ">\n", "a:\n", "<div>", "<div", "<a ", '<a href="', "<a><div>", "<b><i><p>", "<table><a>", "<p><blockquote>", "<!--<p>",
-    "-- \n", "\n--", "__\n", "&amp", "&amp;", "&#x1;", "On ", "On a wrote:\n", "wrote:\n", "wrote ", "ha scritto ", "a écrit 1:11:\n", "\r", "\0", "\u200b", "\ud800", "Ã©",
+    "-- \n", "\n--", "__\n", "&amp", "&amp;", "&#x1;", "On ", "On a wrote:\n", "wrote:\n", "wrote ", "ha scritto ", "a écrit 1:11:\n",
+    "\r", "\0", "\u200b", "\ud800", "Ã©",
     "Ã\x83Â©", "\ufdfa", "a\u0301", "\u0301\u0316", "\u1100\u1161",
 ]  # fmt: skip
 

@@ -21,7 +21,8 @@ ANYTHING = st.text(st.characters(), max_size=80)  # surrogates, controls and all
 PIECES = [
     "<p>", "</p>", "<div class=gmail_quote>", "<blockquote>", "</blockquote>", "<script>", "<br>", "<", ">", "&amp;", "&#13;", "&#x200b;", "&lt;",
     "\n> ", "\n-- \n", "\n--", "\n__", ":\n", "On Mon, Bob wrote:\n", "Il 3/3 Bob ha scritto:\n", "a écrit :\n", "\r\n", "\r", "\t", "\x00", "\x85",
-    "\u2028", "\u200b", "\ufeff", "\ud800", "\udfff", "\ufffd", "Ã©", "â€™", "\ufdfa", "＜", "＆", "：", "e\u0301", "\u1100\u1161", "server", "\U0001f600",
+    "\u2028", "\u200b", "\ufeff", "\ud800", "\udfff", "\ufffd", "Ã©", "â€™", "\ufdfa", "＜", "＆", "：", "e\u0301", "\u1100\u1161",
+    "server", "\U0001f600",
 ]  # fmt: skip
 MIXED = st.lists(st.sampled_from(PIECES) | ANYTHING, max_size=12).map("".join)
 PLAIN = st.text(st.characters(exclude_characters="&<>＆＜＞﹠﹤﹥\u226e\u226f", exclude_categories=["Cs"]), max_size=80)

@@ -1,11 +1,12 @@
 """Every place where an error can be born gives the one shape, and none repeats what the customer wrote: not in the answer,
 not in the log."""
 
+import asyncio
 import json
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 from model.router import Router
 from service.app import create_app
 from service.errors import ServiceError
+from service.keys.service import FAILURES, make
 from service.settings import Settings
 from tests.serving import Service, error_of, listening, wait_until
 
@@ -82,6 +84,30 @@ def one(**fields: Any) -> Callable[[Service], Awaitable[httpx.Response]]:
     return ask("POST", "/classify", TICKET | fields)
 
 
+async def without_the_scope(service: Service) -> httpx.Response:
+    state = service.app.state.service
+    _, secret = make(state.engine, CANARY, frozenset({"reports"}))
+    state.keys.refresh()
+    return await service.client.post("/classify", json=TICKET, headers={"authorization": f"Bearer {secret}"})
+
+
+async def after_many_wrong_keys(service: Service) -> httpx.Response:
+    for _ in range(FAILURES):
+        assert (await service.client.post("/classify", json=TICKET, headers={"authorization": f"Bearer {CANARY}"})).status_code == 401
+    return await service.client.post("/classify", json=TICKET, headers={"authorization": f"Bearer {CANARY}"})
+
+
+async def too_slow(service: Service) -> httpx.Response:
+    async def drip() -> AsyncIterator[bytes]:
+        yield f'{{"body": "{CANARY}'.encode()
+        await asyncio.sleep(0.5)
+        yield b'"}'
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.body.READ_SECONDS", 0.05)
+        return await service.client.post("/classify", content=drip())
+
+
 CASES: dict[str, tuple[int, str, Callable[[Service], Awaitable[httpx.Response]]]] = {
     "no JSON": (400, "bad_json", ask("POST", "/classify", CANARY.encode())),
     "JSON that ends early": (400, "bad_json", ask("POST", "/classify", f'{{"body": "{CANARY}'.encode())),
@@ -98,6 +124,9 @@ CASES: dict[str, tuple[int, str, Callable[[Service], Awaitable[httpx.Response]]]
     "not by this method": (405, "method_not_allowed", ask("PUT", "/classify", TICKET)),
     "not by a method that nobody knows": (405, "method_not_allowed", ask("XYZZY", "/model")),
     "a file is not written": (405, "method_not_allowed", ask("POST", "/static/style.css", TICKET)),
+    "a key that may not": (403, "forbidden", without_the_scope),
+    "many wrong keys": (429, "too_many", after_many_wrong_keys),
+    "a body that trickles": (408, "too_slow", too_slow),
     "another text": (409, "ticket_conflict", conflict),
     "a large body": (413, "too_large", ask("POST", "/classify", {"body": CANARY * 100_000})),
     "a large batch": (413, "too_large", ask("POST", "/classify/batch", {"tickets": [{"body": CANARY * 1_000_000}]})),

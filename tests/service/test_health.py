@@ -29,7 +29,7 @@ async def test_the_process_is_alive(client: httpx.AsyncClient) -> None:
 
 async def test_it_is_ready_with_the_model_that_serves(client: httpx.AsyncClient, home: Path) -> None:
     answer = await client.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "model_version": home.name})
+    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "model_version": home.name, "reload_error": None})
 
 
 async def test_it_is_alive_but_not_ready_while_decisions_cannot_be_stored(service: Service) -> None:
