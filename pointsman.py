@@ -272,7 +272,7 @@ def serve(model: Path, host: str, port: int, workers: int) -> None:
         _refuse(error)
 
 
-@main.group()
+@main.group(epilog="Example: pointsman keys add helpdesk --scope classify")
 def keys() -> None:
     """API keys: who may ask what. The first one ends the loopback rule."""
 

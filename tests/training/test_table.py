@@ -262,5 +262,5 @@ def test_a_lone_name_is_not_taken_for_many() -> None:
 
 def test_the_shipped_tickets_have_no_problems(table: TicketTable) -> None:
     assert table.problems == []
-    assert len(table) == 1155
+    assert min(table.languages.count(code) for code in set(table.languages)) >= 64
     assert set(table.languages) == {"fr", "en", "de", "es", "pt", "it", "pl"}
