@@ -156,4 +156,4 @@ def _reason(code: str) -> str:
 
 
 def _percent(share: float) -> int:
-    return min(99, round(100 * share)) if share < 1 else 100
+    return min(99, round(100 * share))  # nobody is ever wholly sure
