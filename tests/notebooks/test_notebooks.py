@@ -11,7 +11,8 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent.parent / "notebooks")
 
 
 def read(path: Path) -> nbformat.NotebookNode:
-    return nbformat.read(path, 4)  # type: ignore[no-untyped-call]
+    notebook: nbformat.NotebookNode = nbformat.read(path, 4)  # type: ignore[no-untyped-call]
+    return notebook
 
 
 def cells(path: Path) -> list[nbformat.NotebookNode]:
