@@ -1,6 +1,7 @@
-"""What the tests share: the shipped corpus, and a router learned from it once a session."""
+"""What the tests share: the shipped corpus, a router learned from it once a session, and empty databases."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from model import bundle
 from model.policy import Policy, load_policy
 from model.router import Router
 from model.taxonomy import load_taxonomy
+from tests.postgresql import Server
 from training import card
 from training.fit import Settings, Trained, fit
 from training.table import TicketTable, read_table
@@ -55,3 +57,29 @@ def models(trained: Trained, table: TicketTable, tmp_path_factory: pytest.TempPa
 def home(models: Path) -> Path:
     """The champion's version folder."""
     return bundle.find(models)
+
+
+DATABASES = ["sqlite", "postgresql"]  # fixtures: each is the URL of an empty database
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/pointsman.db"
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[Server]:
+    with Server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql(postgresql_server: Server) -> Iterator[str]:
+    with postgresql_server.database() as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(sqlite: str) -> str:
+    """The database of most tests. Those about storage override it with each of DATABASES."""
+    return sqlite

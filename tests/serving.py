@@ -17,10 +17,11 @@ import httpx
 import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 
 from service.app import create_app
 from service.database import decisions
+from service.keys.service import make
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,19 +35,19 @@ class Service:
 
     app: FastAPI
     client: httpx.AsyncClient
-    database: Path
+    database_url: str
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
         """A connection that shares nothing with the application's."""
-        engine = sa.create_engine(f"sqlite:///{self.database}", isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        with engine.connect() as connection:
+        with apart(self.database_url).connect() as connection:
             yield connection
 
     def rows(self) -> list[dict[str, Any]]:
         """What is stored, oldest first."""
         with self.connect() as connection:
-            return [dict(row) for row in connection.execute(sa.select(decisions).order_by(sa.text("rowid"))).mappings()]
+            place = {"sqlite": "rowid", "postgresql": "ctid"}[connection.dialect.name]  # where a row was put, one after the other
+            return [dict(row) for row in connection.execute(sa.select(decisions).order_by(sa.text(place))).mappings()]
 
     def write(self, statement: sa.Executable) -> None:
         with self.connect() as connection:
@@ -56,9 +57,20 @@ class Service:
     def locked(self) -> Iterator[None]:
         """While it lasts, the application cannot write."""
         with self.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.exec_driver_sql("BEGIN")
+                connection.exec_driver_sql("LOCK TABLE decisions IN EXCLUSIVE MODE")
             yield
             connection.exec_driver_sql("ROLLBACK")
+
+    def key(self, *scopes: str) -> dict[str, str]:
+        """The header that sends a new key, which the application knows by now."""
+        state = self.app.state.service
+        _, secret = make(state.engine, "for a test", frozenset(scopes))
+        state.keys.refresh()
+        return {"Authorization": f"Bearer {secret}"}
 
     async def classify(self, **ticket: Any) -> httpx.Response:
         return await self.client.post("/classify", json=ticket)
@@ -73,7 +85,14 @@ async def serving(settings: Settings) -> AsyncIterator[Service]:
     app = create_app(settings)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        yield Service(app, client, Path(settings.database_url.removeprefix("sqlite:///")))
+        yield Service(app, client, settings.database_url)
+
+
+def apart(url: str) -> Engine:
+    """The database at `url`, through connections that share nothing with the application's, nor with each other."""
+    parsed = sa.make_url(url)
+    driver = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}[parsed.get_backend_name()]
+    return sa.create_engine(parsed.set(drivername=driver), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
 
 
 @contextmanager
@@ -133,10 +152,10 @@ class Process:
 
 
 @contextmanager
-def process(arguments: list[str], port: int, folder: Path) -> Iterator[Process]:
-    """The process that `arguments` start in `folder`, once it answers on `port`."""
+def process(arguments: list[str], port: int, folder: Path, **variables: str) -> Iterator[Process]:
+    """The process that `arguments` start in `folder`, once it answers on `port`; `variables` are added to its environment."""
     output = folder / "said.txt"
-    with output.open("wb") as out, subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=out, stderr=out) as started:
+    with output.open("wb") as out, subprocess.Popen(arguments, cwd=folder, env=environment(**variables), stdout=out, stderr=out) as started:
         running = Process(started, port, output)
         try:
             wait_until(running.answers, "the server answers", 30)

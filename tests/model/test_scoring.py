@@ -1,5 +1,6 @@
 """Scoring, held against the same sums made with scikit-learn and scipy, and against itself: batch, parts, table."""
 
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -52,9 +53,14 @@ def bias() -> NDArray[np.float32]:
     return np.linspace(-1, 1, COLUMNS, dtype=np.float32)
 
 
+def unaccented(text: str) -> str:
+    struck = dict(zip("łøđħıŧ", "lodhit", strict=True))
+    return "".join(struck.get(c) or unicodedata.normalize("NFD", c)[0] for c in text.lower().replace("ς", "σ"))
+
+
 def plain_matrix(texts: list[str], known: NDArray[np.int64]) -> Any:
     """The document matrix by scikit-learn alone: its own words, pairs, n-grams, idf and norm."""
-    terms = CountVectorizer(token_pattern=WORD, ngram_range=(1, 2))
+    terms = CountVectorizer(token_pattern=WORD, ngram_range=(1, 2), preprocessor=unaccented)
     documents = terms.fit_transform(texts).astype(float)
     documents.data = 1 + np.log(documents.data)
 

@@ -109,8 +109,8 @@ def test_a_word_has_one_hash_wherever_it_stands(text: str) -> None:
 def test_words_of_the_corpus_do_not_collide(tickets: list[dict[str, str]]) -> None:
     text = "\n".join(ticket["body"] for ticket in tickets)
     words = tokens.words(text)
-    lower = tokens.lowered(text)
-    spelled = {lower[begin:end] for begin, end in zip(words.begins.tolist(), words.ends.tolist(), strict=True)}
+    codes = tokens.encode([text])[0]
+    spelled = {codes[begin:end].tobytes() for begin, end in zip(words.begins.tolist(), words.ends.tolist(), strict=True)}
     assert len(spelled) > 10_000
     assert len(np.unique(words.hashes)) == len(spelled)
 

@@ -17,11 +17,11 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def settings(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(models: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The defaults, whatever the environment says, but for the model and the database."""
     for name in [name for name in os.environ if name.startswith("POINTSMAN_")]:
         monkeypatch.delenv(name)
-    return Settings(model=models, database_url=f"sqlite:///{tmp_path}/pointsman.db")
+    return Settings(model=models, database_url=database_url)
 
 
 @pytest.fixture
