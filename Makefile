@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 
-.PHONY: run setup test check lock clean
+.PHONY: run setup test check corpus lock clean
 
 run: setup  ## set up, train the first router if there is none, serve it
 	@test -f models/champion || $(BIN)/pointsman train data/tickets/*.jsonl
@@ -23,6 +23,9 @@ $(VENV)/.done: requirements.lock pyproject.toml
 
 test: check  ## everything that must pass: what CI runs
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+corpus: setup  ## is the shipped corpus fit to learn from?
+	$(BIN)/python -m training.corpus
 
 check: setup  ## formatting, lint, types and the rules of imports
 	$(BIN)/ruff format --check .
