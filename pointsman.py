@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BATCH = 1024  # tickets classified together by `classify`
 PROBLEMS_SHOWN = 10
+LONGEST_NAME = 200
 
 # What is imported inside the subcommands is slow to import and not needed by the others.
 
@@ -291,6 +292,9 @@ def keys() -> None:
 def keys_add(name: str, scopes: tuple[str, ...], database: str) -> None:
     """Make a key and show it, this once."""
     from service.keys.service import make
+
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+        _refuse(f"a key's name is 1 to {LONGEST_NAME} printable characters, such as helpdesk")
 
     with _engine(database) as engine:
         key, secret = make(engine, name, frozenset(scopes))

@@ -6,6 +6,7 @@ and alone a request waits for nothing but its own. Nothing waits for a timer.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -65,12 +66,12 @@ class Writer:
         if self._size + len(records) > MOST_WAITING:
             raise StorageUnavailable
         loop = asyncio.get_running_loop()
-        job = _Job(records, loop.create_future(), loop.time() + self._patience)
+        job = _Job(records, loop.create_future(), time.monotonic() + self._patience)
         self._waiting.append(job)
         self._size += len(records)
         if self._running is None:
             self._running = loop.create_task(self._work())
-        giving_up = loop.call_later(self._patience, _give_up, job.done)
+        giving_up = loop.call_later(self._patience, self._give_up, job.done, "Timeout")
         try:
             return await job.done
         finally:
@@ -84,7 +85,7 @@ class Writer:
                 # Twice round the loop, microseconds if it is idle: who arrives with the first shares its commit.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
-                jobs = self._take(loop.time())
+                jobs = self._take(time.monotonic())
                 if jobs:
                     await self._store(loop, jobs)
         finally:
@@ -100,7 +101,7 @@ class Writer:
             # A request that gave up has been answered 503, and one that would give up before a commit that has to wait for a lock is
             # done gives up now: its decision must not appear behind its back.
             if now + BUSY_SECONDS > job.deadline:
-                _give_up(job.done)
+                self._give_up(job.done, "Timeout")
             elif not job.done.done():
                 jobs.append(job)
                 records += len(job.records)
@@ -111,13 +112,11 @@ class Writer:
     async def _store(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job]) -> None:
         records = [record for job in jobs for record in job.records]
         try:
-            stored = await loop.run_in_executor(self._thread, self._commit, records)
+            deadline = min(job.deadline for job in jobs)
+            stored = await loop.run_in_executor(self._thread, self._commit, records, deadline)
         except Exception as error:  # whatever the database threw, every request that waits must hear of it
-            if self.healthy:
-                log.error("storage_unavailable", error=type(error).__name__)
-            self.healthy = False
             for job in jobs:
-                _give_up(job.done)
+                self._give_up(job.done, type(error).__name__)
             return
         if not self.healthy:
             log.info("storage_recovered")
@@ -146,17 +145,35 @@ class Writer:
             self.healthy = True
             log.info("storage_recovered")
 
+    def _give_up(self, done: asyncio.Future[list[Stored]], why: str) -> None:
+        if done.done():
+            return
+        done.set_exception(StorageUnavailable())
+        if self.healthy:
+            self.healthy = False
+            log.error("storage_unavailable", error=why)
+
     # What follows runs on the writer's thread.
 
-    def _commit(self, records: list[Record]) -> list[Stored]:
+    def _commit(self, records: list[Record], deadline: float) -> list[Stored]:
+        """Store `records` in one transaction, unless `deadline` (of `time.monotonic`) passes first: by then they have been refused."""
         for attempt in (1, 2, 3):
+            if time.monotonic() > deadline:
+                raise TimeoutError
             try:
                 with self._metrics.write_seconds.time():
                     connection = self._connect()
                     with connection.begin():
-                        return repository.store(connection, records)
+                        stored = repository.store(connection, records)
+                        if time.monotonic() > deadline:
+                            raise TimeoutError  # rolls back
+                    return stored
             except sa.exc.IntegrityError:  # another process decided one of the tickets first: look again
                 if attempt == 3:
+                    raise
+            except sa.exc.DBAPIError as error:
+                self._disconnect()
+                if not error.connection_invalidated or attempt == 3:  # else the connection had died while nobody asked: a new one may do
                     raise
             except Exception:
                 self._disconnect()
@@ -184,8 +201,3 @@ class Writer:
         if forgotten:
             log.info("text_forgotten", decisions=forgotten)
         return forgotten
-
-
-def _give_up(done: asyncio.Future[list[Stored]]) -> None:
-    if not done.done():
-        done.set_exception(StorageUnavailable())

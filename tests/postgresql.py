@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 import psycopg
 import pytest
@@ -57,13 +57,13 @@ class Server:
     @contextmanager
     def database(self) -> Iterator[str]:
         """The URL of an empty database, dropped afterwards."""
-        name = sql.Identifier(f"test_{next(self._numbers)}")
-        self._execute(sql.SQL("CREATE DATABASE {}").format(name))
+        name = f"test_{next(self._numbers)}"
+        self._execute("CREATE DATABASE {}", name)
         try:
-            yield self.server.get_uri(database=name.as_string())
+            yield self.server.get_uri(database=name)
         finally:
-            self._execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+            self._execute("DROP DATABASE {} WITH (FORCE)", name)
 
-    def _execute(self, statement: sql.Composed) -> None:
+    def _execute(self, statement: LiteralString, name: str) -> None:
         with psycopg.connect(self.server.get_uri(), autocommit=True) as connection:
-            connection.execute(statement)
+            connection.execute(sql.SQL(statement).format(sql.Identifier(name)))

@@ -5,9 +5,14 @@ from typing import Any
 import pytest
 
 from service.classify.schemas import MOST_TICKETS
-from tests.serving import INCIDENT, QUESTION, Service, error_of
+from tests.serving import DATABASES, INCIDENT, QUESTION, Service, error_of
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
 
 
 def _but_ids(decision: dict[str, Any]) -> dict[str, Any]:

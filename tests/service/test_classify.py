@@ -14,7 +14,7 @@ from model.policy import load_policy
 from model.router import Router
 from model.taxonomy import load_taxonomy
 from service.database import decisions
-from tests.serving import INCIDENT, QUESTION, Service, error_of
+from tests.serving import DATABASES, INCIDENT, QUESTION, Service, error_of
 
 pytestmark = pytest.mark.anyio
 
@@ -22,6 +22,11 @@ FIELDS = {
     "decision_id", "ticket_id", "model_version", "path", "language", "labels", "action", "reasons", "also_involve", "route",
     "misdirected", "advice", "explanation",
 }  # fmt: skip
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
 
 
 async def test_the_answer_has_the_fields_of_a_decision_and_no_others(service: Service, home: Path) -> None:

@@ -14,12 +14,31 @@ from sqlalchemy.engine import Engine
 
 from service import database
 from service.settings import Settings
-from tests.serving import INCIDENT, serving
+from tests.serving import DATABASES, INCIDENT, serving
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = database.connect(f"sqlite:///{tmp_path}/pointsman.db")
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = database.connect(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sqlite_engine(sqlite: str) -> Iterator[Engine]:
+    engine = database.connect(sqlite)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def postgresql_engine(postgresql: str) -> Iterator[Engine]:
+    engine = database.connect(postgresql)
     yield engine
     engine.dispose()
 
@@ -93,11 +112,12 @@ def test_every_migration_goes_forward_and_back(engine: Engine) -> None:
     assert schema() == newest
 
 
-def test_where_nothing_is_to_be_done_nothing_is_done(engine: Engine) -> None:
-    database.migrate(engine)
-    written = Path(str(engine.url.database)).read_bytes()
-    database.migrate(engine)
-    assert Path(str(engine.url.database)).read_bytes() == written
+def test_where_nothing_is_to_be_done_nothing_is_done(sqlite_engine: Engine) -> None:
+    database.migrate(sqlite_engine)
+    file = Path(str(sqlite_engine.url.database))
+    written = file.read_bytes()
+    database.migrate(sqlite_engine)
+    assert file.read_bytes() == written
 
 
 @pytest.mark.anyio
@@ -108,9 +128,16 @@ async def test_an_application_finds_what_an_earlier_one_stored(settings: Setting
         assert (await later.classify(ticket_id="T-1", body=INCIDENT)).json() == first
 
 
-def test_a_commit_survives_a_power_cut(engine: Engine) -> None:
+def test_a_commit_survives_a_power_cut_of_postgresql(postgresql_engine: Engine) -> None:
+    """https://www.postgresql.org/docs/current/wal-async-commit.html: with `off` a commit returns before it is on the disk."""
+    with postgresql_engine.connect() as connection:
+        assert connection.execute(sa.text("SHOW synchronous_commit")).scalar() == "on"
+        assert connection.execute(sa.text("SHOW fsync")).scalar() == "on"
+
+
+def test_a_commit_survives_a_power_cut_of_sqlite(sqlite_engine: Engine) -> None:
     """https://www.sqlite.org/pragma.html#pragma_synchronous: in WAL mode only FULL (2) syncs at each commit."""
-    with engine.connect() as connection:
+    with sqlite_engine.connect() as connection:
         assert connection.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(sa.text("PRAGMA synchronous")).scalar() == 2
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,9 +15,14 @@ import sqlalchemy as sa
 
 from service.database import decisions
 from service.settings import Settings
-from tests.serving import INCIDENT, QUESTION, Service, error_of, serving
+from tests.serving import DATABASES, INCIDENT, QUESTION, Service, error_of, serving
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
 
 
 @contextmanager
@@ -109,6 +115,18 @@ async def test_a_request_that_was_told_no_is_not_stored_afterwards(service: Serv
     assert [row["ticket_id"] for row in service.rows()] == ["last"]
 
 
+async def test_a_request_that_was_told_no_behind_work_of_the_services_own_is_not_stored_afterwards(service: Service) -> None:
+    """While storing fails the service tries the database by itself, and requests wait behind that too."""
+    with service.locked():
+        assert (await service.classify(ticket_id="first", body=INCIDENT)).status_code == 503
+        trying = asyncio.ensure_future(service.app.state.service.writer.tend())
+        await asyncio.sleep(0.01)
+        assert (await service.classify(ticket_id="T-1", body=INCIDENT)).status_code == 503
+    await trying
+    assert (await service.classify(ticket_id="last", body=INCIDENT)).status_code == 200
+    assert [row["ticket_id"] for row in service.rows()] == ["last"]
+
+
 async def test_what_was_accepted_is_stored_before_the_service_stops(settings: Settings) -> None:
     async with serving(settings) as service:
         with service.locked():
@@ -193,8 +211,16 @@ async def test_no_days_keep_no_text(settings: Settings) -> None:
         assert await texts(service) == {"T-1": (False, False, False)}
         again = (await service.classify(ticket_id="T-1", subject="hello", body=INCIDENT)).json()
         assert again == first | {"explanation": None}
-        assert service.database.read_bytes().find(INCIDENT.encode()) == -1
         assert (await service.classify(ticket_id="T-1", subject="hello", body=QUESTION)).status_code == 409
+
+
+async def test_no_file_holds_what_is_not_kept(sqlite: str, settings: Settings, tmp_path: Path) -> None:
+    """Nor does the log that SQLite writes before the database itself."""
+    async with serving(settings.model_copy(update={"keep_text_days": 0, "database_url": sqlite})) as service:
+        assert (await service.classify(ticket_id="T-1", subject="hello", body=INCIDENT)).status_code == 200
+        files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert b"T-1" in b"".join(files.values())
+    assert [name for name, written in files.items() if INCIDENT.encode() in written] == []
 
 
 @pytest.mark.parametrize("days", [0, 30])
