@@ -27,29 +27,41 @@ def load(home: Path, policy: Policy) -> tuple[Decider, dict[str, Any]]:
 
 
 async def watch(state: State) -> None:
-    """Take each new champion until cancelled. A bad one leaves the old one serving, and says so."""
-    served = state.router.version
+    """Take each new champion until cancelled. A bad one leaves the old one serving, says so once, and is tried again when its files
+    have changed."""
+    refused: object = None
     while True:
         await asyncio.sleep(state.settings.watch_seconds)
+        seen: object = None
         try:
             home = await asyncio.to_thread(bundle.find, state.settings.model)
-            if home.name == served:
+            if home.name == state.router.version:
+                state.reload_error, refused = None, None
                 continue
-            served = home.name
+            seen = await asyncio.to_thread(_stamps, home, state.settings.policy)
+            if seen == refused:
+                continue
             policy = await asyncio.to_thread(load_policy, state.settings.policy)
             decider, manifest = await asyncio.to_thread(load, home, policy)
         except (ModelError, OSError) as error:
-            if str(error) != state.reload_error:
-                state.reload_error = str(error)
-                state.metrics.reloads.labels("refused").inc()
-                log.error("champion_refused", serving=state.router.version, error=str(error))
-            continue
+            fault = str(error)
         except Exception as error:  # a router that fails its trial must not take the one that serves down with it
-            state.reload_error = f"{home.name}: failed its trial: {type(error).__name__}"
-            state.metrics.reloads.labels("refused").inc()
-            log.error("champion_refused", serving=state.router.version, error=state.reload_error)
+            fault = f"{home.name}: failed its trial: {type(error).__name__}"
+        else:
+            refused = None
+            take(state, decider, manifest)
             continue
-        take(state, decider, manifest)
+        refused = seen
+        if fault != state.reload_error:
+            state.reload_error = fault
+            state.metrics.reloads.labels("refused").inc()
+            log.error("champion_refused", serving=state.router.version, error=fault)
+
+
+def _stamps(home: Path, policy: Path) -> object:
+    """What changes when any of the files that a champion is loaded from does."""
+    found = [*sorted(home.glob("*")), policy]
+    return home.name, [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in found if path.exists()]
 
 
 def take(state: State, decider: Decider, manifest: dict[str, Any]) -> None:
