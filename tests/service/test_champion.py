@@ -200,9 +200,9 @@ def incomplete(folder: Path) -> str:
     return OTHER
 
 
-def missing(folder: Path) -> str:
-    bundle.promote(folder, OTHER)
-    return OTHER
+def missing(folder: Path, version: str = OTHER) -> str:
+    bundle.promote(folder, version)
+    return version
 
 
 def garbage(content: bytes) -> Callable[[Path], str]:
@@ -216,8 +216,6 @@ def garbage(content: bytes) -> Callable[[Path], str]:
 def gone(folder: Path) -> str:
     (folder / bundle.CHAMPION).unlink()
     return bundle.CHAMPION
-
-
 
 
 # What is done to the folder; it gives what the reason must name.
@@ -268,7 +266,7 @@ async def test_a_champion_that_fails_its_trial_leaves_the_old_one_serving(
 
 
 async def test_each_fault_is_counted_once(settings: Settings, folder: Path, serves: str) -> None:
-    faults = [missing, garbage(b"latest\n"), damaged(bundle.ARRAYS), gone, garbage(b"")]
+    faults = [damaged(bundle.ARRAYS), garbage(b"latest\n"), lambda folder: missing(folder, GOOD), gone, garbage(b"")]
     async with serving(settings) as service:
         said = ""
         for times, fault in enumerate(faults, 1):
