@@ -37,8 +37,11 @@ _TITLES: dict[str, Any] = {
 }
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application. Its lifespan loads the bundle, brings the database up to date and starts the writer."""
+def create_app(settings: Settings, *, alone: bool = False) -> FastAPI:
+    """The application. Its lifespan loads the bundle, brings the database up to date and starts the writer.
+
+    `alone`: the process is this application's alone and ends with it, so that what is loaded may stay in memory for good.
+    """
     metrics = Metrics()
     logs.configure(settings.log_level)
 
@@ -46,10 +49,10 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state = open_state(settings, metrics)
         app.state.service = state
-        # What is loaded by now stays: the collector need not walk through it again and again (a tenth of a classification), and
-        # worker processes share its memory.
-        gc.collect()
-        gc.freeze()
+        if alone:
+            # The collector need not walk through what is loaded again and again (a tenth of a classification).
+            gc.collect()
+            gc.freeze()
         tasks = [asyncio.create_task(champion.watch(state)), asyncio.create_task(_tend(state))]
         try:
             yield

@@ -61,7 +61,7 @@ def run(model: Path, host: str, port: int, workers: int) -> None:
 
 def application() -> FastAPI:
     """The application that the environment asks for; each worker calls it."""
-    return create_app(Settings())
+    return create_app(Settings(), alone=True)
 
 
 def _settings() -> Settings:
