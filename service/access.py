@@ -7,7 +7,6 @@ through no proxy acts as administrator, so that the two commands of the README j
 import inspect
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
-from ipaddress import ip_address
 from typing import Any
 
 from fastapi import Request, Response
@@ -30,16 +29,6 @@ class Scope(StrEnum):
 
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a service bound to `host` is reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def is_local(request: Request) -> bool:
@@ -67,7 +56,7 @@ def check(request: Request, scope: Scope) -> None:
     ring = state.keys
     sent = request.headers.get("authorization")
     if sent is None:
-        if ring.empty and state.loopback and is_local(request):
+        if ring.empty and state.settings.loopback and is_local(request):
             return  # acts as administrator
         raise Unauthorised
     address = request.client.host if request.client else "?"

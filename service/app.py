@@ -15,7 +15,6 @@ from model import bundle
 from model.policy import load_policy
 from model.taxonomy import load_taxonomy
 from service import champion, database, errors, front, logs
-from service.access import is_loopback
 from service.classify import api as classify
 from service.classify.schemas import MOST_TICKETS, BatchIn, TicketIn
 from service.health import api as health
@@ -63,8 +62,7 @@ def create_app(settings: Settings, *, alone: bool = False) -> FastAPI:
             await state.writer.stop()
             state.engine.dispose()
 
-    shown = settings.docs == "on" or (settings.docs == "auto" and is_loopback(settings.host))
-    app = _with_docs(lifespan) if shown else FastAPI(**_TITLES, lifespan=lifespan, openapi_url=None)
+    app = _with_docs(lifespan) if settings.shows_docs else FastAPI(**_TITLES, lifespan=lifespan, openapi_url=None)
     errors.install(app)
     for feature in (classify, models, health, pages):
         app.router.routes.extend(feature.router.routes)  # include_router would wrap each in a second matching
@@ -83,7 +81,7 @@ def open_state(settings: Settings, metrics: Metrics) -> State:
     keys = KeyRing(engine, settings.rate_per_key)
     keys.refresh()
     writer = Writer(engine, settings.keep_text_days, settings.write_seconds, metrics)
-    return State(settings, is_loopback(settings.host), decider, manifest, load_taxonomy(), engine, writer, keys, metrics)
+    return State(settings, decider, manifest, load_taxonomy(), engine, writer, keys, metrics)
 
 
 async def _tend(state: State) -> None:

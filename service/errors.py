@@ -71,7 +71,7 @@ class NotFound(ServiceError):
 
     status = 404
     code = "not_found"
-    message = "There is nothing here; /docs lists what there is."
+    message = "There is nothing at this path."
 
 
 class MethodNotAllowed(ServiceError):
@@ -79,7 +79,7 @@ class MethodNotAllowed(ServiceError):
 
     status = 405
     code = "method_not_allowed"
-    message = "This path does not take this method; /docs lists what it takes."
+    message = "This path does not take this method; the Allow header names what it takes."
 
 
 class TicketConflict(ServiceError):
@@ -187,7 +187,7 @@ def from_validation(error: ValidationError) -> ServiceError:
     if kind == "extra_forbidden":
         # The name of an unknown field is the client's text, so it is not repeated.
         inside = ".".join(str(part) for part in first["loc"][:-1]) or None
-        return InvalidField("There is a field that this request does not have; /docs lists its fields.", code="unknown_field", field=inside)
+        return InvalidField("There is a field that this request does not have; the API's description lists its fields.", code="unknown_field", field=inside)
     if kind == "string_too_long":
         return InvalidField(f"At most {context['max_length']} characters.", code=f"{first['loc'][-1]}_too_long", field=field)
     if kind == "missing":

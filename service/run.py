@@ -16,7 +16,6 @@ from model import bundle
 from model.errors import PolicyError
 from model.policy import load_policy
 from service import database
-from service.access import is_loopback
 from service.app import create_app
 from service.keys.service import KeyRing
 from service.settings import Settings
@@ -74,7 +73,7 @@ def _settings() -> Settings:
 
 def _open_database(settings: Settings) -> None:
     """Bring the database up to date, before any worker needs it. Where a key is needed and there is none, nothing is made."""
-    needs_key = not is_loopback(settings.host)
+    needs_key = not settings.loopback
     refusal = CannotServeError(
         f"--host {settings.host}: an address that others can reach needs an API key first; `pointsman keys add NAME` makes one, and without --host only this machine can ask"
     )

@@ -1,5 +1,6 @@
 """Every setting of the service: an environment variable ``POINTSMAN_<NAME>`` each, all of them in the README."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,3 +39,18 @@ class Settings(BaseSettings):
         default="auto", description="Whether `/docs` and `/openapi.json` are shown; `auto`: on a loopback address only."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level of log lines.")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the service is reached from this machine only."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def shows_docs(self) -> bool:
+        """Whether the API's page and document are served."""
+        return self.docs == "on" or (self.docs == "auto" and self.loopback)

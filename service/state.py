@@ -20,7 +20,6 @@ class State:
     has begun goes on with the one it took. `reload_error` is why the newest champion is not the one that serves."""
 
     settings: Settings
-    loopback: bool
     decider: Decider
     manifest: dict[str, Any]
     taxonomy: Taxonomy

@@ -93,6 +93,7 @@ class TryPage:
 
     version: str
     languages: list[str]
+    docs: bool
     subject: str = ""
     body: str = ""
     result: Result | None = None
@@ -104,7 +105,7 @@ def page(state: State, subject: str = "", body: str = "") -> TryPage:
     head = state.router.languages
     languages = list(head.labels) if head else []
     result = _result(state, subject, body) if subject.strip() or body.strip() else None
-    return TryPage(state.router.version, languages, subject, body, result)
+    return TryPage(state.router.version, languages, state.settings.shows_docs, subject, body, result)
 
 
 def _result(state: State, subject: str, body: str) -> Result:

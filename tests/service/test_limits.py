@@ -4,8 +4,8 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
 from typing import Any
 
 import httpx
@@ -15,6 +15,7 @@ from selectolax.lexbor import LexborHTMLParser
 from model.router import Router
 from service.access import Scope
 from service.app import create_app
+from service.body import READ_SECONDS
 from service.settings import Settings
 from tests.service.test_health import sample
 from tests.serving import INCIDENT, Service, error_of, listening, serving
@@ -41,21 +42,18 @@ class Held:
         yield self.whole[5:]
 
 
-@contextmanager
-def at_work(service: Service, path: str = "/classify", times: int = MOST) -> Iterator[list[asyncio.Task[httpx.Response]]]:
+@asynccontextmanager
+async def at_work(service: Service, path: str = "/classify", times: int = MOST) -> AsyncIterator[list[asyncio.Task[httpx.Response]]]:
     """Requests that the service works on, until the end."""
     bodies = [Held(path) for _ in range(times)]
     asked = [asyncio.create_task(service.client.post(path, content=body)) for body in bodies]
-    service_begun = [body.begun for body in bodies]
-    yield asked
-    assert all(begun.is_set() for begun in service_begun)
-    for body in bodies:
-        body.ended.set()
-
-
-async def begun(asked: list[asyncio.Task[httpx.Response]]) -> None:
-    await asyncio.sleep(0.02)
-    assert not any(task.done() for task in asked)
+    try:
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(body.begun.wait() for body in bodies))
+        yield asked
+    finally:
+        for body in bodies:
+            body.ended.set()
 
 
 @pytest.fixture
@@ -70,8 +68,7 @@ async def narrow(settings: Settings) -> AsyncIterator[Service]:
 
 @pytest.mark.parametrize("path", BODIES)
 async def test_over_the_bound_a_request_is_told_at_once_to_come_again(narrow: Service, path: str) -> None:
-    with at_work(narrow, path) as asked:
-        await begun(asked)
+    async with at_work(narrow, path) as asked:
         since = time.perf_counter()
         for refused in [await narrow.classify(body=INCIDENT), await narrow.batch({"body": INCIDENT}), await narrow.client.get("/model")]:
             assert refused.status_code == 429
@@ -86,16 +83,14 @@ async def test_over_the_bound_a_request_is_told_at_once_to_come_again(narrow: Se
 
 
 async def test_up_to_the_bound_requests_are_answered(narrow: Service) -> None:
-    with at_work(narrow, times=MOST - 1) as asked:
-        await begun(asked)
+    async with at_work(narrow, times=MOST - 1) as asked:
         for _ in range(2):
             assert (await narrow.classify(body=INCIDENT)).status_code == 200
     assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
 
 
 async def test_over_the_bound_those_who_watch_are_answered(narrow: Service) -> None:
-    with at_work(narrow) as asked:
-        await begun(asked)
+    async with at_work(narrow) as asked:
         for path in HEALTH:
             assert [(await narrow.client.get(path)).status_code for _ in range(5)] == [200] * 5
     assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
@@ -115,10 +110,9 @@ async def test_a_place_is_free_again_however_its_request_ended(narrow: Service, 
     with monkeypatch.context() as patch:
         patch.setattr(Router, "answer", None)
         assert [(await narrow.classify(body=INCIDENT)).status_code for _ in range(MOST + 1)] == [500] * (MOST + 1)
-    with at_work(narrow) as slow:
+    async with at_work(narrow) as slow:
         assert [answer.status_code for answer in await asyncio.gather(*slow)] == [408] * MOST
-    with at_work(narrow) as asked:
-        await begun(asked)
+    async with at_work(narrow) as asked:
         for task in asked:
             task.cancel()  # the client is gone
         await asyncio.gather(*asked, return_exceptions=True)
@@ -156,15 +150,12 @@ async def test_a_body_that_takes_its_time_but_arrives_is_read(service: Service, 
     assert (await service.client.post(path, content=drip(json.dumps(BODIES[path]).encode(), SLOW / 5))).status_code == 200
 
 
-async def test_a_body_may_take_some_seconds_and_no_more() -> None:
+def test_a_body_may_take_some_seconds_and_no_more() -> None:
     """A proxy may be slow; who sends a byte now and then must not hold a place for ever."""
-    from service import body
-
-    assert 5 <= body.READ_SECONDS <= 30
+    assert 5 <= READ_SECONDS <= 30
 
 
-@pytest.mark.parametrize("sent", [b"", b'{"body": "x']
-)  # fmt: skip
+@pytest.mark.parametrize("sent", [b"", b'{"body": "x'])
 def test_a_connection_that_says_no_more_is_closed(settings: Settings, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.body.READ_SECONDS", SLOW)
     with listening(create_app(settings)) as port, closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as client:
