@@ -204,8 +204,8 @@ def test_a_target_called_language_is_learned_like_any_other(small: TicketTable, 
 
 
 def test_a_higher_promise_asks_for_more_confidence(small: TicketTable, taxonomy: Taxonomy) -> None:
-    low, high, most = (fit(small, Settings(promises={"kind": promise}), taxonomy).router.targets[0] for promise in (0.6, 0.75, 1.0))
-    assert (low.promise, high.promise) == (0.6, 0.75)
+    low, high, most = (fit(small, Settings(promises={"kind": promise}), taxonomy).router.targets[0] for promise in (0.75, 0.9, 1.0))
+    assert (low.promise, high.promise) == (0.75, 0.9)
     assert low.threshold is not None
     assert high.threshold is not None
     assert low.threshold < high.threshold
