@@ -187,7 +187,9 @@ def from_validation(error: ValidationError) -> ServiceError:
     if kind == "extra_forbidden":
         # The name of an unknown field is the client's text, so it is not repeated.
         inside = ".".join(str(part) for part in first["loc"][:-1]) or None
-        return InvalidField("There is a field that this request does not have; the API's description lists its fields.", code="unknown_field", field=inside)
+        return InvalidField(
+            "There is a field that this request does not have; the API's description lists its fields.", code="unknown_field", field=inside
+        )
     if kind == "string_too_long":
         return InvalidField(f"At most {context['max_length']} characters.", code=f"{first['loc'][-1]}_too_long", field=field)
     if kind == "missing":

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,10 @@ class Process:
 
     def answers(self) -> bool:
         assert self.process.poll() is None, self.said
-        with suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/livez").status_code == 200
+        # Not by httpx: asked again and again, it would take the processor away from the server that starts.
+        with suppress(OSError), closing(HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
+            connection.request("GET", "/livez")
+            return connection.getresponse().status == 200
         return False
 
 
