@@ -52,13 +52,15 @@ def create_app(settings: Settings, *, alone: bool = False) -> FastAPI:
             # The collector need not walk through what is loaded again and again (a tenth of a classification).
             gc.collect()
             gc.freeze()
-        tasks = [asyncio.create_task(champion.watch(state)), asyncio.create_task(_tend(state))]
+        stopping = asyncio.Event()
+        watching, tending = asyncio.create_task(champion.watch(state)), asyncio.create_task(_tend(state, stopping))
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            watching.cancel()
+            stopping.set()
+            # Tending is not cancelled but awaited: its thread may hold a connection, which would be left open.
+            await asyncio.gather(watching, tending, return_exceptions=True)
             await state.writer.stop()
             state.engine.dispose()
 
@@ -84,13 +86,12 @@ def open_state(settings: Settings, metrics: Metrics) -> State:
     return State(settings, decider, manifest, load_taxonomy(), engine, writer, keys, metrics)
 
 
-async def _tend(state: State) -> None:
-    while True:
-        await asyncio.sleep(TEND_SECONDS)
+async def _tend(state: State, stopping: asyncio.Event) -> None:
+    while not stopping.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), TEND_SECONDS)
+            return
         await state.writer.tend()
-        # While the database is away the keys that are known stay good; decisions are refused by the writer.
-        with suppress(SQLAlchemyError):
-            await asyncio.to_thread(state.keys.refresh)
         # While the database is away the keys that are known stay good; decisions are refused by the writer.
         with suppress(SQLAlchemyError):
             await asyncio.to_thread(state.keys.refresh)

@@ -1,16 +1,20 @@
 """The tables, and the engine that reaches them: SQLite by default, PostgreSQL by its URL."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
-HEAD = "0002"  # the newest migration; a test holds it to the folder
+HEAD = "0003"  # the newest migration; a test holds it to the folder
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+MIGRATION_SECONDS = 600  # how long a process that starts waits for another's migration
+_MIGRATING = 0x706F696E  # the lock's number in PostgreSQL, one that others are unlikely to have taken
 BUSY_SECONDS = 0.5  # how long a statement waits for a lock: less than a request waits for its decision
 
 metadata = sa.MetaData()
@@ -59,6 +63,8 @@ decisions = sa.Table(
     sa.Column("subject", sa.Text, nullable=True),
     sa.Column("body", sa.Text, nullable=True),
 )
+# Forgetting looks at what still has its text, not at all the years again.
+sa.Index("decisions_with_text", decisions.c.decided_at, sqlite_where=decisions.c.body.is_not(None), postgresql_where=decisions.c.body.is_not(None))
 
 keys = sa.Table(
     "api_keys",
@@ -102,24 +108,53 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
 def revision(engine: Engine) -> str | None:
     """The migration that the database stands at, None for an empty one."""
     with engine.connect() as connection:
-        if not sa.inspect(connection).has_table("alembic_version"):
-            return None
-        return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        return _revision(connection)
+
+
+def _revision(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def migrate(engine: Engine, to: str = HEAD) -> None:
-    """Bring the database to the migration `to`, forward or back; nothing is done where it stands there."""
-    now = revision(engine)
-    if now == (None if to == "base" else to):
+    """Bring the database to the migration `to`, forward or back; nothing is done where it stands there.
+
+    Processes that do so at the same time wait for each other.
+    """
+    aim = None if to == "base" else to
+    if revision(engine) == aim:
         return
     from alembic import command  # 0.1 s, and needed once in the life of a database
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.begin() as connection:
+    with _alone(engine) as connection:
+        now = _revision(connection)
+        if now == aim:
+            return  # another process was first
         config.attributes["connection"] = connection
-        if now is not None and (to == "base" or to < now):
+        if now is not None and (aim is None or aim < now):
             command.downgrade(config, to)
         else:
             command.upgrade(config, to)
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """One transaction that no other process's migration runs beside, and that may take its time."""
+    with engine.connect() as connection:
+        connection.detach()  # it is set up for long waits, which no request may inherit
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={MIGRATION_SECONDS * 1000}")
+            connection.commit()
+            driver: Any = connection.connection.dbapi_connection
+            driver.isolation_level = None  # else Python's driver begins no transaction before it changes a table
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql(f"SET lock_timeout = '{MIGRATION_SECONDS}s'")
+            connection.exec_driver_sql("SET statement_timeout = 0")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
+        yield connection
+        connection.commit()

@@ -83,8 +83,8 @@ def _insert(rows: int, paramstyle: str) -> str:
 def forget_text(connection: Connection, before: datetime) -> int:
     """Take the text and the explanations' words from decisions made before that moment, some thousands at a time so that nobody
     waits long for the database; how many."""
-    private = sa.or_(decisions.c.body.is_not(None), decisions.c.subject.is_not(None), decisions.c.explanation.is_not(None))
-    old = sa.select(decisions.c.decision_id).where(decisions.c.decided_at < before, private).limit(_FORGOTTEN_TOGETHER)
+    has_text = decisions.c.body.is_not(None)  # and then a subject and an explanation, be they empty
+    old = sa.select(decisions.c.decision_id).where(decisions.c.decided_at < before, has_text).limit(_FORGOTTEN_TOGETHER)
     gone = {"subject": None, "body": None, "explanation": None}
     return connection.execute(sa.update(decisions).where(decisions.c.decision_id.in_(old)).values(gone)).rowcount
 

@@ -115,7 +115,7 @@ def exchange(port: int, head: str, parts: Iterator[bytes]) -> tuple[int, dict[st
 
 
 def served(port: int) -> bool:
-    return httpx.post(f"http://localhost:{port}/classify", json={"body": INCIDENT}).status_code == 200
+    return httpx.post(f"http://localhost:{port}/classify", json={"body": INCIDENT}, timeout=30).status_code == 200
 
 
 def test_a_large_body_in_chunks_is_refused_and_the_client_hears_it(port: int) -> None:

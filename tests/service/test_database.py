@@ -1,8 +1,11 @@
 """The tables: the migrations lead to what the code expects, and back."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import sqlalchemy as sa
@@ -14,7 +17,7 @@ from sqlalchemy.engine import Engine
 
 from service import database
 from service.settings import Settings
-from tests.serving import DATABASES, INCIDENT, serving
+from tests.serving import DATABASES, INCIDENT, ROOT, apart, environment, serving
 
 
 @pytest.fixture(params=DATABASES)
@@ -118,6 +121,43 @@ def test_where_nothing_is_to_be_done_nothing_is_done(sqlite_engine: Engine) -> N
     written = file.read_bytes()
     database.migrate(sqlite_engine)
     assert file.read_bytes() == written
+
+
+MIGRATE = """
+import sys
+from alembic import command, config  # beforehand, for they take their time
+from service import database
+engine = database.connect(sys.argv[1])
+engine.connect().close()
+print("ready", flush=True)
+sys.stdin.readline()
+database.migrate(engine)
+"""
+
+
+def test_processes_that_start_together_bring_a_database_up_to_date_together(database_url: str) -> None:
+    """As two replicas do, or a service and `pointsman keys add`."""
+    start = [sys.executable, "-c", MIGRATE, database_url]
+    started = [subprocess.Popen(start, cwd=ROOT, env=environment(), stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True) for _ in range(2)]
+    for each in started:
+        assert each.stdout
+        assert each.stdout.readline() == "ready\n"
+    for each in started:
+        assert each.stdin
+        each.stdin.write("now\n")
+        each.stdin.flush()
+    said = [each.communicate(timeout=30)[1] for each in started]
+    assert said == ["", ""]
+    assert [each.returncode for each in started] == [0, 0]
+
+
+def test_a_migration_may_take_longer_than_a_request_waits(postgresql_engine: Engine) -> None:
+    """An index on the decisions of years takes minutes."""
+    with apart(postgresql_engine.url.render_as_string(hide_password=False)).connect() as connection:
+        connection.exec_driver_sql("CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.7); END'")
+        connection.exec_driver_sql("CREATE EVENT TRIGGER slow ON ddl_command_start WHEN tag IN ('CREATE INDEX') EXECUTE FUNCTION slow()")
+    database.migrate(postgresql_engine, "0001")
+    assert database.revision(postgresql_engine) == "0001"
 
 
 @pytest.mark.anyio

@@ -6,14 +6,18 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 import sqlalchemy as sa
 
+from service import database
+from service.classify.repository import forget_text
 from service.classify.schemas import LONGEST_BODY, LONGEST_SUBJECT, MOST_TICKETS
+from service.settings import Settings
 from tests.postgresql import Server
-from tests.serving import INCIDENT, QUESTION, Service, error_of
+from tests.serving import INCIDENT, QUESTION, Service, apart, error_of, serving, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -184,3 +188,43 @@ async def test_keys_stay_good_while_the_server_is_away(service: Service, postgre
         assert (await service.client.get("/model", headers={"Authorization": "Bearer pm_0_0"})).status_code == 401
     await readiness(service, 200, 3)
     assert (await service.client.post("/classify", json={"body": INCIDENT}, headers=header)).status_code == 200
+
+
+async def test_a_service_that_has_stopped_leaves_no_session_behind(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where it was told to stop while it read the keys."""
+    monkeypatch.setattr("service.app.TEND_SECONDS", 0.01)
+    with apart(settings.database_url).connect() as connection:
+
+        def left() -> int:
+            return int(connection.execute(sa.text(f"SELECT count(*) {OTHERS}")).scalar_one())
+
+        async with serving(settings):
+            connection.exec_driver_sql("BEGIN")
+            connection.exec_driver_sql("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE")
+            await asyncio.sleep(0.1)
+            assert left() > 0
+        connection.exec_driver_sql("ROLLBACK")
+        wait_until(lambda: left() == 0, "all sessions have ended", 2)
+
+
+# Of 1970; five of them still have their text.
+OLD = """
+INSERT INTO decisions (decision_id, text_digest, decided_at, created_at, model_version, path, language, action, decision, body)
+SELECT lpad(i::text, 26, '0'), repeat('0', 64), i, i, 'v', 'fast', 'en', 'auto', '{}', CASE WHEN mod(i, 4000) = 0 THEN 'text' END
+FROM generate_series(1, 20000) AS i
+"""
+
+
+def test_what_was_forgotten_is_not_read_again(postgresql: str) -> None:
+    """Else forgetting would take longer with every year, and at last longer than a statement may."""
+    engine = database.connect(postgresql)
+    database.migrate(engine)
+    with apart(postgresql).connect() as connection:
+        connection.exec_driver_sql(OLD)
+        connection.exec_driver_sql("ANALYZE decisions")
+    with engine.begin() as connection:
+        assert forget_text(connection, datetime.now(UTC)) == 5
+        statistics = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'decisions'"
+        read = connection.exec_driver_sql(statistics).scalar_one()
+    engine.dispose()
+    assert read < 1000
