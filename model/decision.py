@@ -93,7 +93,15 @@ class Decider:
 
     def decide(self, tickets: Sequence[Ticket], *, explain: bool = False, advise: bool = False) -> list[Decision]:
         """Decide each ticket; the answers come in the order of `tickets`, each as if it had been asked alone."""
-        texts = [clean(ticket.subject, ticket.body) for ticket in tickets]
+        return self.decide_cleaned(tickets, self.clean(tickets), explain=explain, advise=advise)
+
+    @staticmethod
+    def clean(tickets: Sequence[Ticket]) -> list[str]:
+        """What is to be read of each ticket."""
+        return [clean(ticket.subject, ticket.body) for ticket in tickets]
+
+    def decide_cleaned(self, tickets: Sequence[Ticket], texts: list[str], *, explain: bool = False, advise: bool = False) -> list[Decision]:
+        """`decide` for who has the cleaned `texts` of the `tickets` already."""
         told = [language.normalise(ticket.language) if ticket.language else None for ticket in tickets]
         answers = self.router.answer(texts, told, explain=explain)
         asked = [

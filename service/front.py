@@ -60,6 +60,7 @@ class Front:
 
         full = self.in_flight >= self.max_in_flight and scope["path"] not in _ALWAYS_ANSWERED
         self.in_flight += 1
+        self.metrics.in_flight.inc()
         try:
             if full:
                 self.metrics.refused.labels(TooMany.code).inc()
@@ -72,6 +73,7 @@ class Front:
                 await ServiceError().response()(scope, receive, with_headers)
         finally:
             self.in_flight -= 1
+            self.metrics.in_flight.dec()
             # A path that no route has is the client's own text, and there may be any number of them.
             route = getattr(scope.get("route"), "path", "unknown")
             method = scope["method"] if route != "unknown" and scope["method"] in _METHODS else "any"

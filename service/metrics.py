@@ -1,14 +1,19 @@
-"""What the service counts, for Prometheus at `/metrics`. Each is documented in the README."""
+"""What the service counts, for Prometheus at `/metrics`. Each is documented in the README.
 
+With several workers each writes what it counts to a file in `PROMETHEUS_MULTIPROC_DIR`, and whichever is asked adds them up.
+"""
+
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
 from prometheus_client.exposition import generate_latest
 
 from model.decision import Decision
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+SHARED = "PROMETHEUS_MULTIPROC_DIR"  # set before a worker starts, by `service.run`
 
 
 class Metrics:
@@ -22,12 +27,16 @@ class Metrics:
         self.request_seconds = Histogram(
             "pointsman_request_seconds", "Time from a request's head to the end of its answer.", ["route"], buckets=_SECONDS, registry=registry
         )
-        self.classify_seconds = Histogram(
-            "pointsman_classify_seconds", "Time to clean and classify the tickets of one request.", buckets=_SECONDS, registry=registry
+        self.in_flight = Gauge("pointsman_in_flight", "Requests at work.", registry=registry, multiprocess_mode="livesum")
+        stages = Histogram(
+            "pointsman_stage_seconds",
+            "Time of a stage: clean and classify the tickets of a request, queue until they are stored, write one transaction.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self.write_seconds = Histogram(
-            "pointsman_write_seconds", "Time of one transaction that stores decisions.", buckets=_SECONDS, registry=registry
-        )
+        self.clean_seconds, self.classify_seconds = stages.labels("clean"), stages.labels("classify")
+        self.queue_seconds, self.write_seconds = stages.labels("queue"), stages.labels("write")
         self.written_together = Histogram(
             "pointsman_written_together", "Decisions stored by one commit.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512), registry=registry
         )
@@ -46,7 +55,8 @@ class Metrics:
         self.reloads = Counter(
             "pointsman_reloads_total", "New champions met, by what became of them: taken, refused.", ["outcome"], registry=registry
         )
-        self.model = Gauge("pointsman_model_info", "1 for the model version that serves.", ["version"], registry=registry)
+        self.model = Gauge("pointsman_model_info", "1 for the model version that serves.", ["version"], registry=registry, multiprocess_mode="livemax")
+        self.ready = Gauge("pointsman_ready", "1 while decisions can be made and stored.", registry=registry, multiprocess_mode="livemin")
 
         # Finding a meter by its labels costs more than counting with it. Bounded: labels are of our own making, but for the
         # language, which a client may tell.
@@ -70,5 +80,9 @@ class Metrics:
                 confidence.observe(answer["confidence"])
 
     def exposition(self) -> bytes:
-        """All meters in the text format of Prometheus."""
-        return generate_latest(self.registry)
+        """All meters, of all workers, in the text format of Prometheus."""
+        if SHARED not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        multiprocess.MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)

@@ -4,10 +4,12 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import multiprocess
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.supervisors import Multiprocess
@@ -18,6 +20,7 @@ from model.policy import load_policy
 from service import database
 from service.app import create_app
 from service.keys.service import KeyRing
+from service.metrics import SHARED
 from service.settings import Settings
 
 KEEP_ALIVE_SECONDS = 30
@@ -53,14 +56,27 @@ def run(model: Path, host: str, port: int, workers: int) -> None:
     # uvicorn drains on SIGTERM and then sends it to itself once more; being told to stop is not a failure.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     if workers > 1:
-        Multiprocess(config, sockets=[bound]).run()
+        with tempfile.TemporaryDirectory(prefix="pointsman-metrics-") as shared:
+            os.environ.setdefault(SHARED, shared)
+            Multiprocess(config, sockets=[bound]).run()
     else:
         uvicorn.Server(config).run(sockets=[bound])
 
 
 def application() -> FastAPI:
     """The application that the environment asks for; each worker calls it."""
+    _forget_dead_workers()
     return create_app(Settings(), alone=True)
+
+
+def _forget_dead_workers() -> None:
+    """What a worker that was killed last said of itself is no longer so."""
+    for file in Path(os.environ[SHARED]).glob("gauge_live*.db") if SHARED in os.environ else ():
+        pid = int(file.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def _settings() -> Settings:

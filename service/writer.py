@@ -29,11 +29,12 @@ log = structlog.get_logger()
 
 
 class _Job:
-    __slots__ = ("deadline", "done", "records")
+    __slots__ = ("deadline", "done", "records", "since")
 
-    def __init__(self, records: Sequence[Record], done: asyncio.Future[list[Stored]], deadline: float) -> None:
+    def __init__(self, records: Sequence[Record], done: asyncio.Future[list[Stored]], since: float, deadline: float) -> None:
         self.records = records
         self.done = done
+        self.since = since
         self.deadline = deadline
 
 
@@ -53,6 +54,7 @@ class Writer:
         self._running: asyncio.Task[None] | None = None
         self._forget_at = datetime.now(UTC)
         self.healthy = True
+        metrics.ready.set(1)
 
     async def stop(self) -> None:
         """Store what is waiting, then end."""
@@ -66,7 +68,8 @@ class Writer:
         if self._size + len(records) > MOST_WAITING:
             raise StorageUnavailable
         loop = asyncio.get_running_loop()
-        job = _Job(records, loop.create_future(), time.monotonic() + self._patience)
+        now = time.monotonic()
+        job = _Job(records, loop.create_future(), now, now + self._patience)
         self._waiting.append(job)
         self._size += len(records)
         if self._running is None:
@@ -103,6 +106,7 @@ class Writer:
             if now + BUSY_SECONDS > job.deadline:
                 self._give_up(job.done, "Timeout")
             elif not job.done.done():
+                self._metrics.queue_seconds.observe(now - job.since)
                 jobs.append(job)
                 records += len(job.records)
         self._size -= sum(len(job.records) for job in self._waiting[:taken])
@@ -118,9 +122,7 @@ class Writer:
             for job in jobs:
                 self._give_up(job.done, type(error).__name__)
             return
-        if not self.healthy:
-            log.info("storage_recovered")
-        self.healthy = True
+        self._recovered()
         self._metrics.written_together.observe(len(records))
         start = 0
         for job in jobs:
@@ -141,8 +143,12 @@ class Writer:
             return
         if not forgotten:  # else there may be more, next time
             self._forget_at = now + FORGET_EVERY
+        self._recovered()
+
+    def _recovered(self) -> None:
         if not self.healthy:
             self.healthy = True
+            self._metrics.ready.set(1)
             log.info("storage_recovered")
 
     def _give_up(self, done: asyncio.Future[list[Stored]], why: str) -> None:
@@ -151,6 +157,7 @@ class Writer:
         done.set_exception(StorageUnavailable())
         if self.healthy:
             self.healthy = False
+            self._metrics.ready.set(0)
             log.error("storage_unavailable", error=why)
 
     # What follows runs on the writer's thread.

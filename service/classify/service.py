@@ -52,8 +52,12 @@ class Decided(NamedTuple):
 def classify(state: State, tickets: Sequence[TicketIn]) -> list[Decided]:
     """Decide the tickets: what is to be stored and then answered, in order."""
     now = microseconds(datetime.now(UTC))
+    asked = [_as_ticket(ticket) for ticket in tickets]
+    decider = state.decider
+    with state.metrics.clean_seconds.time():
+        texts = decider.clean(asked)
     with state.metrics.classify_seconds.time():
-        decided = state.decider.decide([_as_ticket(ticket) for ticket in tickets], explain=True, advise=True)
+        decided = decider.decide_cleaned(asked, texts, explain=True, advise=True)
     state.metrics.count_decisions(decided)
     return [_record(state, ticket, decision, now) for ticket, decision in zip(tickets, decided, strict=True)]
 

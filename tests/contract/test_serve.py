@@ -14,6 +14,7 @@ import httpx
 import pytest
 import uvicorn
 from click.testing import CliRunner
+from prometheus_client.parser import text_string_to_metric_families
 from uvicorn import run as serve
 
 import pointsman
@@ -41,6 +42,21 @@ def test_it_answers_this_machine_and_stops_when_it_is_told_to(models: Path, tmp_
     with closing(sqlite3.connect(tmp_path / "pointsman.db")) as connection:  # in the directory where it was started
         assert connection.execute("SELECT decision_id FROM decisions").fetchall() == [(answer.json()["decision_id"],)]
     assert code == 0
+
+
+def test_whichever_worker_is_asked_tells_what_all_have_done(models: Path, tmp_path: Path) -> None:
+    port = free_port()
+    with process(command("--model", models, "--port", str(port), "--workers", "2"), port, tmp_path) as server:
+        for place in range(40):
+            assert httpx.post(f"{server.url}/classify", json={"ticket_id": f"T-{place}", "body": INCIDENT}, timeout=30).status_code == 200
+        told = [httpx.get(f"{server.url}/metrics", timeout=30).text for _ in range(10)]
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=10) == 0
+    for text in told:
+        samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
+        assert sum(one.value for one in samples if one.name == "pointsman_decisions_total") == 40
+        assert [one.value for one in samples if one.name == "pointsman_ready"] == [1]
+    assert "Traceback" not in server.said
 
 
 def test_what_it_cannot_serve_it_refuses_in_one_line(models: Path, tmp_path: Path) -> None:

@@ -39,8 +39,10 @@ async def test_it_is_alive_but_not_ready_while_decisions_cannot_be_stored(servic
         assert answer.status_code == 503
         assert error_of(answer) == "not_ready"
         assert (await service.client.get("/livez")).status_code == 200
+        assert await sample(service.client, "pointsman_ready") == 0
     assert (await service.classify(body=INCIDENT)).status_code == 200
     assert (await service.client.get("/readyz")).status_code == 200
+    assert await sample(service.client, "pointsman_ready") == 1
 
 
 async def test_it_is_ready_again_without_a_request_that_tries(service: Service) -> None:
@@ -72,8 +74,10 @@ async def test_decisions_are_counted_by_what_they_say(service: Service) -> None:
         assert await sample(service.client, "pointsman_labels_total", target=target, label=decision["labels"][target]["label"]) == 3
         assert await sample(service.client, "pointsman_confidence_count", target=target) == 3
     assert await sample(service.client, "pointsman_written_together_sum") == 3
-    assert await sample(service.client, "pointsman_write_seconds_count") == 2
-    assert await sample(service.client, "pointsman_classify_seconds_count") == 2
+    assert await sample(service.client, "pointsman_stage_seconds_count", stage="write") == 2
+    for stage in ("clean", "classify", "queue"):
+        assert await sample(service.client, "pointsman_stage_seconds_count", stage=stage) == 2
+    assert await sample(service.client, "pointsman_in_flight") == 1  # the one that asks
 
 
 async def test_requests_are_counted_by_route_and_status(service: Service) -> None:
