@@ -11,7 +11,7 @@ Reason codes, in the order in which they are looked for:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal, NotRequired, TypedDict
 
 from model import language
@@ -89,7 +89,9 @@ class Decider:
             self._learned = frozenset(router.languages.labels)
         else:
             self._learned = frozenset([router.only_language] if router.only_language else [])
-        self._route = lru_cache(maxsize=4096)(self._find_route)  # tickets are many, routes are few
+        # Tickets are many, routes are few. Not a method: the cache would hold its owner, and a router that was replaced would stay in
+        # memory until the collector comes by.
+        self._route = lru_cache(maxsize=4096)(partial(_find_route, policy, tuple(target.name for target in router.targets)))
 
     def decide(self, tickets: Sequence[Ticket], *, explain: bool = False, advise: bool = False) -> list[Decision]:
         """Decide each ticket; the answers come in the order of `tickets`, each as if it had been asked alone."""
@@ -144,14 +146,6 @@ class Decider:
             decisions.append(decision)
         return decisions
 
-    def _find_route(
-        self, labels: tuple[str, ...], code: str, tier: str | None, channel: str | None, country: str | None, declared: str | None,
-        action: Action, reasons: tuple[str, ...],
-    ) -> Route:  # fmt: skip
-        facts: dict[str, str | None] = {target.name: label for target, label in zip(self.router.targets, labels, strict=True)}
-        facts |= {"language": code, "customer_tier": tier, "channel": channel, "country": country, "declared_kind": declared, "action": action}
-        return self.policy.route(facts, reasons)
-
     def _threshold(self, target: Target) -> float:
         # No confidence keeps the promise: none is enough.
         learned = 2.0 if target.threshold is None else target.threshold
@@ -202,6 +196,15 @@ class Decider:
 def decide(router: Router, policy: Policy, tickets: Sequence[Ticket], *, explain: bool = False, advise: bool = False) -> list[Decision]:
     """`Decider.decide` for one call; who decides ticket after ticket keeps a Decider."""
     return Decider(router, policy).decide(tickets, explain=explain, advise=advise)
+
+
+def _find_route(
+    policy: Policy, targets: tuple[str, ...], labels: tuple[str, ...], code: str, tier: str | None, channel: str | None, country: str | None,
+    declared: str | None, action: Action, reasons: tuple[str, ...],
+) -> Route:  # fmt: skip
+    facts: dict[str, str | None] = dict(zip(targets, labels, strict=True))
+    facts |= {"language": code, "customer_tier": tier, "channel": channel, "country": country, "declared_kind": declared, "action": action}
+    return policy.route(facts, reasons)
 
 
 def _pulled(text: str, start: int, end: int, weight: float) -> PulledBy:

@@ -63,6 +63,7 @@ def create_app(settings: Settings, *, alone: bool = False) -> FastAPI:
             await asyncio.gather(watching, tending, return_exceptions=True)
             await state.writer.stop()
             state.engine.dispose()
+            del app.state.service
 
     app = _with_docs(lifespan) if settings.shows_docs else FastAPI(**_TITLES, lifespan=lifespan, openapi_url=None)
     errors.install(app)

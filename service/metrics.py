@@ -55,7 +55,9 @@ class Metrics:
         self.reloads = Counter(
             "pointsman_reloads_total", "New champions met, by what became of them: taken, refused.", ["outcome"], registry=registry
         )
-        self.model = Gauge("pointsman_model_info", "1 for the model version that serves.", ["version"], registry=registry, multiprocess_mode="livemax")
+        self.model = Gauge(
+            "pointsman_model_info", "1 for the model version that serves.", ["version"], registry=registry, multiprocess_mode="livemax"
+        )
         self.ready = Gauge("pointsman_ready", "1 while decisions can be made and stored.", registry=registry, multiprocess_mode="livemin")
 
         # Finding a meter by its labels costs more than counting with it. Bounded: labels are of our own making, but for the

@@ -1,8 +1,10 @@
 """A new champion is taken while the service answers; one that is no good is refused, and the one that serves goes on."""
 
 import asyncio
+import gc
 import shutil
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -335,3 +337,19 @@ async def test_a_champion_refused_for_the_policy_is_taken_once_that_is_mended(se
         assert await counted(service, "refused") == 1
         settings.policy.write_bytes(mended)
         await taken(service, GOOD)
+
+
+async def test_what_no_longer_serves_leaves_memory_at_once(settings: Settings, folder: Path) -> None:
+    """The collector comes by rarely, and never to what was loaded before the first request."""
+    gc.disable()
+    try:
+        async with serving(settings) as service:
+            await service.classify(body=INCIDENT)
+            first = weakref.ref(service.app.state.service.router)
+            promote(folder)
+            await taken(service, GOOD)
+            second = weakref.ref(service.app.state.service.router)
+            assert first() is None
+        assert second() is None
+    finally:
+        gc.enable()
