@@ -124,7 +124,7 @@ class Router:
     def explain(self, text: str, columns: list[int]) -> list[list[Phrase]]:
         """For each of `columns` (a label's: ``target.first + label``) all the phrases of a cleaned text that pulled towards it
         (weight above 0) or away from it, strongest first. The weights of a column add up to its score less its bias."""
-        found = scoring.phrases(text, self.rows, self.bias, columns, LONGEST_PHRASE)
+        found = scoring.phrases(text, self.rows, columns, LONGEST_PHRASE)
         return [[Phrase(text[start:end], weight, start, end) for start, end, weight in phrases] for phrases in found]
 
     @cached_property

@@ -137,11 +137,13 @@ def test_a_batch_scores_as_each_text_alone(texts: list[str], rows: Rows, bias: N
         assert (alone.words[0], alone.known[0]) == (together.words[i], together.known[i])
 
 
-def test_the_parts_of_the_words_add_up_to_the_score(texts: list[str], rows: Rows, bias: NDArray[np.float32]) -> None:
+def test_what_the_words_add_comes_to_the_score(texts: list[str], rows: Rows, bias: NDArray[np.float32]) -> None:
     for text in [*texts[:60], "down down down down", "zzyzzx", "", "?!?"]:
-        parts, words = scoring.score_parts(text, rows, bias)
-        assert parts.shape == (len(words.hashes), COLUMNS)
-        np.testing.assert_allclose(parts.sum(axis=0) + bias, scoring.score([text], rows, bias).values[0], atol=1e-4)
+        parts = scoring.phrases(text, rows, list(range(COLUMNS)), longest=1)
+        stand = sorted(zip(*tokens.words(text)[:2], strict=True))
+        total = np.array([sum(weight for _, _, weight in words) for words in parts]) + bias
+        assert all(sorted((begin, end) for begin, end, _ in words) == stand for words in parts)
+        np.testing.assert_allclose(total, scoring.score([text], rows, bias).values[0], atol=1e-4)
 
 
 def test_a_new_word_gets_its_row_from_its_subwords(rows: Rows) -> None:
