@@ -110,9 +110,8 @@ class Decider:
             (target.name, target.labels, answers.top[target.name].tolist(), answers.probabilities[target.name].tolist())
             for target in self.router.targets
         ]
-        familiar = self.router.familiar(answers.words, answers.known)
         decisions = []
-        for i, (ticket, known) in enumerate(zip(tickets, familiar.tolist(), strict=True)):
+        for i, (ticket, known) in enumerate(zip(tickets, answers.familiar, strict=True)):
             labels: dict[str, LabelAnswer] = {}
             for name, names, top, probabilities in asked:
                 row = probabilities[i]

@@ -52,16 +52,15 @@ class Answers(NamedTuple):
 
     `probabilities`: for each target (texts, labels); `top`: for each target (texts, `RANKS`) its most probable labels, best
     first, -1 where there are fewer; `phrases`: for each text, for each target, the phrases that pulled its best label as
-    [start, end, weight], strongest first (no texts unless asked for); `languages`: code and confidence; `words` and `known`: how many words, how many of them training had
-    seen; `scores`: (texts, columns).
+    [start, end, weight], strongest first (none unless asked for); `languages`: code and confidence; `familiar`: whether enough of
+    its words were seen in training for its answers to mean something; `scores`: (texts, columns).
     """
 
     probabilities: dict[str, NDArray[np.float32]]
     top: dict[str, NDArray[np.int32]]
     phrases: list[list[list[list[float]]]]
     languages: list[tuple[str, float]]
-    words: NDArray[np.int32]
-    known: NDArray[np.int32]
+    familiar: list[bool]
     scores: NDArray[np.float32]
 
 
@@ -105,21 +104,21 @@ class Router:
         scores, words, known = found.scores
         probabilities = {target.name: found.probabilities[:, target.columns] for target in self.targets}
         top = {target.name: found.top[:, head] for head, target in enumerate(self.targets)}
+        familiar = ((known >= self.least_known * words) & (words > 0)).tolist()
         if self.languages is not None:
-            codes = found.top[:, -1, 0]
-            sure = found.probabilities[np.arange(len(texts)), self.languages.first + codes].tolist()
-            guesses = [(self.languages.labels[code], p) for code, p in zip(codes.tolist(), sure, strict=True)]
+            codes = found.top[:, -1, 0].tolist()
+            first, p = self.languages.first, found.probabilities
+            guesses = [(self.languages.labels[code], float(p[i, first + code])) for i, code in enumerate(codes)]
         else:
             # One language only: what speaks for it is that its words are known.
             share = known / np.maximum(words, 1)
             guesses = [(self.only_language or language.UNKNOWN, p) for p in share.tolist()]
-        familiar = self.familiar(words, known).tolist()
         spoken = [self._language(text, told[i] if told else None, guesses[i], familiar[i]) for i, text in enumerate(texts)]
         pulled = [
             [phrases[:n] for phrases, n in zip(by_target, counts, strict=True)]
             for by_target, counts in zip(found.phrases.tolist(), found.found.tolist(), strict=True)
         ]
-        return Answers(probabilities, top, pulled, spoken, words, known, scores)
+        return Answers(probabilities, top, pulled, spoken, familiar, scores)
 
     def explain(self, text: str, columns: list[int]) -> list[list[Phrase]]:
         """For each of `columns` (a label's: ``target.first + label``) all the phrases of a cleaned text that pulled towards it
@@ -136,10 +135,6 @@ class Router:
             np.array([head.sharpness for head in heads], np.float32),
             np.array([offset for head in heads for offset in head.offsets], np.float32),
         )
-
-    def familiar(self, words: NDArray[np.int32], known: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Whether enough of each text's words were seen in training for its answers to mean something."""
-        return np.asarray((known >= self.least_known * words) & (words > 0))
 
     def _language(self, text: str, told: str | None, guess: tuple[str, float], familiar: bool) -> tuple[str, float]:
         if told:

@@ -78,12 +78,16 @@ class GuardedRoute(APIRoute):
 
     scope: Scope
 
-    def get_route_handler(self) -> Handler:
-        """The endpoint behind its guard. One that takes the request and gives a response is called as it is: FastAPI documents it,
-        but has nothing to parse or to serialise, and its way of doing nothing costs as much as a classification."""
+    @property
+    def plain(self) -> bool:
+        """Whether the endpoint takes the request and gives a response: FastAPI documents it, but has nothing to parse or to serialise,
+        and its way of doing nothing costs as much as a classification."""
         signature = inspect.signature(self.endpoint)
-        plain = list(signature.parameters) == ["request"] and signature.return_annotation is Response
-        handle: Handler = self.endpoint if plain else super().get_route_handler()
+        return list(signature.parameters) == ["request"] and signature.return_annotation is Response
+
+    def get_route_handler(self) -> Handler:
+        """The endpoint behind its guard; one that is plain is called as it is."""
+        handle: Handler = self.endpoint if self.plain else super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
             check(request, self.scope)

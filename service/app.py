@@ -17,6 +17,7 @@ from model.taxonomy import load_taxonomy
 from service import champion, database, errors, front, logs
 from service.classify import api as classify
 from service.classify.schemas import MOST_TICKETS, BatchIn, TicketIn
+from service.classify.service import Desk
 from service.health import api as health
 from service.keys.service import KeyRing
 from service.metrics import Metrics
@@ -84,7 +85,7 @@ def open_state(settings: Settings, metrics: Metrics) -> State:
     keys = KeyRing(engine, settings.rate_per_key)
     keys.refresh()
     writer = Writer(engine, settings.keep_text_days, settings.write_seconds, metrics)
-    return State(settings, decider, manifest, load_taxonomy(), engine, writer, keys, metrics)
+    return State(settings, decider, manifest, load_taxonomy(), engine, writer, Desk(), keys, metrics)
 
 
 async def _tend(state: State, stopping: asyncio.Event) -> None:

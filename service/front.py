@@ -1,15 +1,19 @@
 """What stands in front of every route: a bound on the requests at work, the request's id, its measurement, security headers.
 
-One plain ASGI layer: Starlette's BaseHTTPMiddleware would cost more than a classification.
+One plain ASGI layer: Starlette's BaseHTTPMiddleware would cost more than a classification. For the same reason the plain routes
+(`service.access`) are called from here, past the layers and the router in between, which do nothing for them.
 """
 
 import os
 import time
+from collections.abc import Sequence
 
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access import GuardedRoute
 from service.errors import ServiceError, TooMany
 from service.metrics import Metrics
 
@@ -31,8 +35,14 @@ _DOCS = b"default-src 'none'; style-src 'self' 'unsafe-inline'; script-src 'self
 class Front:
     """The layer itself."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_in_flight: int) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], metrics: Metrics, max_in_flight: int) -> None:
         self.app = app
+        self.plain = {
+            (method, route.path): (route, route.get_route_handler())
+            for route in routes
+            if isinstance(route, GuardedRoute) and route.plain and "{" not in route.path
+            for method in route.methods or ()
+        }
         self.metrics = metrics
         self.max_in_flight = max_in_flight
         self.in_flight = 0
@@ -63,8 +73,16 @@ class Front:
         self.metrics.in_flight.inc()
         try:
             if full:
-                self.metrics.refused.labels(TooMany.code).inc()
-            await (TooMany().response() if full else self.app)(scope, receive, with_headers)
+                raise TooMany
+            if plain := self.plain.get((scope["method"], scope["path"])):
+                scope["route"], handle = plain
+                response = await handle(Request(scope, receive))
+                await response(scope, receive, with_headers)
+            else:
+                await self.app(scope, receive, with_headers)
+        except ServiceError as error:
+            self.metrics.refused.labels(error.code).inc()
+            await error.response()(scope, receive, with_headers)
         except Exception as error:
             # Answered and logged here: further out, the server would print the error's own text, which may be a ticket's.
             log.error("unforeseen", request_id=request_id.decode(), error=type(error).__name__, where=_where(error))
@@ -89,4 +107,4 @@ def _where(error: Exception) -> str:
 
 def install(app: FastAPI, metrics: Metrics, max_in_flight: int) -> None:
     """Put the layer in front of `app`."""
-    app.add_middleware(Front, metrics=metrics, max_in_flight=max_in_flight)
+    app.add_middleware(Front, routes=app.routes, metrics=metrics, max_in_flight=max_in_flight)

@@ -30,7 +30,7 @@ class Metrics:
         self.in_flight = Gauge("pointsman_in_flight", "Requests at work.", registry=registry, multiprocess_mode="livesum")
         stages = Histogram(
             "pointsman_stage_seconds",
-            "Time of a stage: clean and classify the tickets of a request, queue until they are stored, write one transaction.",
+            "Time of a stage: clean and classify the tickets that came together, queue until they are stored, write one transaction.",
             ["stage"],
             buckets=_SECONDS,
             registry=registry,

@@ -1,7 +1,7 @@
 """What one running application holds: made by the lifespan, handed to whoever needs it, never global."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Engine
 
@@ -12,6 +12,9 @@ from service.keys.service import KeyRing
 from service.metrics import Metrics
 from service.settings import Settings
 from service.writer import Writer
+
+if TYPE_CHECKING:  # it takes a state itself
+    from service.classify.service import Desk
 
 
 @dataclass
@@ -25,6 +28,7 @@ class State:
     taxonomy: Taxonomy
     engine: Engine
     writer: Writer
+    desk: "Desk"
     keys: KeyRing
     metrics: Metrics
     reload_error: str | None = None

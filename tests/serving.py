@@ -25,6 +25,7 @@ from service.database import decisions
 from service.keys.service import make
 from service.settings import Settings
 
+PROMPT = 3.0  # seconds; the service promises one, on a machine that is not running tests
 DATABASES = ["sqlite", "postgresql"]  # the fixtures that give the URL of a database
 ROOT = Path(__file__).resolve().parent.parent
 INCIDENT = "Our dedicated server has been down since six this morning, it does not even answer a ping. Nothing was changed on our side."

@@ -53,10 +53,7 @@ async def classify(request: Request) -> Response:
     """
     state: State = request.app.state.service
     ticket = service.parse(await body.read(request, state.settings.max_request_bytes))
-    (answer,) = await service.store(state, service.classify(state, [ticket]))
-    if isinstance(answer, TicketConflict):
-        raise answer
-    return Response(answer, media_type="application/json")
+    return Response(await state.desk.answer(state, ticket), media_type="application/json")
 
 
 @router.post(

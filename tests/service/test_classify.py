@@ -1,5 +1,8 @@
 """One ticket: the contract of the answer, and what the same ticket_id gives the second time."""
 
+import asyncio
+import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from model.policy import load_policy
 from model.router import Router
 from model.taxonomy import load_taxonomy
 from service.database import decisions
+from tests.service.test_health import sample
 from tests.serving import DATABASES, INCIDENT, QUESTION, Service, error_of
 
 pytestmark = pytest.mark.anyio
@@ -178,3 +182,46 @@ async def test_a_decision_is_given_again_from_the_database(service: Service) -> 
     again = (await service.classify(ticket_id="T-2", body=INCIDENT)).json()
     assert again["decision_id"] == first["decision_id"]
     assert (await service.classify(ticket_id="T-1", body=INCIDENT)).json()["decision_id"] != first["decision_id"]
+
+
+async def test_those_that_arrive_together_are_decided_and_stored_together(service: Service) -> None:
+    texts = [INCIDENT, QUESTION] * 8
+    answers = await asyncio.gather(*(service.classify(ticket_id=f"T-{i}", body=text) for i, text in enumerate(texts)))
+    for i, (answer, text) in enumerate(zip(answers, texts, strict=True)):
+        decision = answer.json()
+        assert decision["ticket_id"] == f"T-{i}"
+        assert decision["labels"]["kind"]["label"] == ("incident" if text == INCIDENT else "advisory")
+    assert await sample(service.client, "pointsman_stage_seconds_count", stage="classify") < len(texts)
+    assert await sample(service.client, "pointsman_written_together_sum") == len(texts) == len(service.rows())
+
+
+async def test_a_ticket_that_breaks_its_reader_leaves_its_neighbours_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Decider.clean
+
+    def breaks(tickets: Sequence[Ticket]) -> list[str]:
+        assert all(ticket.body != "breaks" for ticket in tickets)
+        return whole(tickets)
+
+    monkeypatch.setattr(Decider, "clean", staticmethod(breaks))
+    answers = await asyncio.gather(*(service.classify(body=body) for body in (INCIDENT, "breaks", QUESTION)))
+    assert [answer.status_code for answer in answers] == [200, 500, 200]
+    assert error_of(answers[1]) == "internal"
+    assert len(service.rows()) == 2
+
+
+async def test_while_a_long_ticket_is_read_others_are_answered(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, reads, goes_on = Decider.clean, threading.Event(), threading.Event()
+
+    def waits(tickets: Sequence[Ticket]) -> list[str]:
+        if len(tickets[0].body) > len(INCIDENT):
+            reads.set()
+            assert goes_on.wait(10)
+        return whole(tickets)
+
+    monkeypatch.setattr(Decider, "clean", staticmethod(waits))
+    asked = asyncio.create_task(service.classify(body=INCIDENT * 400))
+    assert await asyncio.to_thread(reads.wait, 10)
+    assert (await service.classify(body=INCIDENT)).status_code == 200
+    assert not asked.done()
+    goes_on.set()
+    assert (await asked).status_code == 200
