@@ -1,6 +1,7 @@
 """Reading a request's body under a limit that counts what arrives, not what was announced."""
 
 import asyncio
+from contextlib import suppress
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -19,13 +20,12 @@ async def read(request: Request, most: int) -> bytes:
     sending, sees the answer and not a reset connection.
     """
     chunks: list[bytes] = []
-    size = 0
+    size, more = 0, True
     try:
         async with asyncio.timeout(READ_SECONDS):
-            async for chunk in request.stream():
+            while more and size <= most:
+                chunk, more = await _next(request)
                 size += len(chunk)
-                if size > most:
-                    break
                 chunks.append(chunk)
     except TimeoutError:
         raise TooSlow(headers={"Connection": "close"}) from None
@@ -33,19 +33,24 @@ async def read(request: Request, most: int) -> bytes:
         raise BadJson("The body ended before it was whole.") from None
     if size > most:
         chunks.clear()
-        await _drain(request)
+        if more:
+            await _drain(request)
         raise TooLarge(f"The body is larger than the {most} bytes that this path takes.", headers={"Connection": "close"})
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
+async def _next(request: Request) -> tuple[bytes, bool]:
+    """The next piece of the body, and whether there is more. Raises ClientDisconnect."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
+
+
 async def _drain(request: Request) -> None:
-    size = 0
-    try:
+    size, more = 0, True
+    with suppress(TimeoutError, ClientDisconnect):
         async with asyncio.timeout(DRAIN_SECONDS):
-            while size < MOST_DRAINED:
-                message = await request.receive()
-                size += len(message.get("body", b""))
-                if not message.get("more_body"):
-                    return
-    except (TimeoutError, ClientDisconnect):
-        return
+            while more and size < MOST_DRAINED:
+                chunk, more = await _next(request)
+                size += len(chunk)

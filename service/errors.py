@@ -143,6 +143,14 @@ class StorageUnavailable(ServiceError):
         super().__init__(headers={"Retry-After": "1"})
 
 
+class HeadTooLarge(ServiceError):
+    """The request's head is too large."""
+
+    status = 431
+    code = "head_too_large"
+    message = "The request's head is larger than 64 KiB."
+
+
 class NotReady(ServiceError):
     """Decisions cannot be made or stored right now."""
 

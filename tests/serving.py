@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection, Engine
 from service.app import create_app
 from service.database import decisions
 from service.keys.service import make
+from service.protocol import BoundedProtocol
 from service.settings import Settings
 
 PROMPT = 3.0  # seconds; the service promises one, on a machine that is not running tests
@@ -103,7 +104,9 @@ def listening(app: FastAPI) -> Iterator[int]:
     """The port of a real server for `app`, for what only a socket shows."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         # WebSockets are not spoken here, and the library that would speak them warns of its own deprecation.
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", ws="none", server_header=False))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", http=BoundedProtocol, ws="none", server_header=False)
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
