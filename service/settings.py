@@ -1,5 +1,6 @@
 """Every setting of the service: an environment variable ``POINTSMAN_<NAME>`` each, all of them in the README."""
 
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,14 +44,19 @@ class Settings(BaseSettings):
     @property
     def loopback(self) -> bool:
         """Whether the service is reached from this machine only."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host.strip("[]")).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.host)
 
     @property
     def shows_docs(self) -> bool:
         """Whether the API's page and document are served."""
         return self.docs == "on" or (self.docs == "auto" and self.loopback)
+
+
+@cache  # asked at every request
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
