@@ -117,6 +117,7 @@ class Decider:
                 row = probabilities[i]
                 guesses: list[Guess] = [{"label": names[k], "confidence": round(row[k], 4)} for k in top[i] if k >= 0]
                 labels[name] = {"label": guesses[0]["label"], "confidence": guesses[0]["confidence"], "alternatives": guesses[1:]}
+            text = texts[i]
             code, sure = answers.languages[i]
             action, reasons = self._act(i, bool(texts[i]), known, code, answers, labels)
             decided = tuple(answer["label"] for answer in labels.values())
@@ -139,7 +140,10 @@ class Decider:
                 decision["advice"] = self._advice(decision, ticket.declared_kind)
             if explain:
                 decision["explanation"] = {
-                    target.name: [_pulled(texts[i], int(start), int(end), weight) for start, end, weight in phrases]
+                    target.name: [
+                        {"text": text[(begin := int(start)) : (stop := int(end))], "weight": round(weight, 3), "start": begin, "end": stop}
+                        for start, end, weight in phrases
+                    ]
                     for target, phrases in zip(self.router.targets, answers.phrases[i], strict=True)
                 }
             decisions.append(decision)
@@ -204,7 +208,3 @@ def _find_route(
     facts: dict[str, str | None] = dict(zip(targets, labels, strict=True))
     facts |= {"language": code, "customer_tier": tier, "channel": channel, "country": country, "declared_kind": declared, "action": action}
     return policy.route(facts, reasons)
-
-
-def _pulled(text: str, start: int, end: int, weight: float) -> PulledBy:
-    return {"text": text[start:end], "weight": round(weight, 3), "start": start, "end": end}

@@ -15,6 +15,7 @@ from model import bundle
 from model.policy import load_policy
 from model.taxonomy import load_taxonomy
 from service import champion, database, errors, front, logs
+from service.access import GuardedRoute
 from service.classify import api as classify
 from service.classify.schemas import MOST_TICKETS, BatchIn, TicketIn
 from service.classify.service import Desk
@@ -72,7 +73,7 @@ def create_app(settings: Settings, *, alone: bool = False) -> FastAPI:
         app.router.routes.extend(feature.router.routes)  # include_router would wrap each in a second matching
     pages.mount(app)
     front.install(app, metrics, settings.max_in_flight)
-    _describe(app)
+    _describe(app, settings.loopback)
     return app
 
 
@@ -104,8 +105,9 @@ def _with_docs(lifespan: Any) -> FastAPI:
     return FastAPIOffline(**_TITLES, lifespan=lifespan, redoc_url=None, favicon_url="/static/icon.svg")
 
 
-def _describe(app: FastAPI) -> None:
-    """Add to the OpenAPI document the request bodies that the routes read by hand."""
+def _describe(app: FastAPI, loopback: bool) -> None:
+    """Add to the OpenAPI document the request bodies that the routes read by hand, and which routes need a key."""
+    needed: list[dict[str, list[str]]] = [{"key": []}, *([{}] if loopback else [])]  # `{}`: nothing, by the rule of `service.access`
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -114,6 +116,11 @@ def _describe(app: FastAPI) -> None:
             for body in (TicketIn, BatchIn):
                 schemas[body.__name__] = body.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas["BatchIn"]["properties"]["tickets"] |= {"items": {"$ref": "#/components/schemas/TicketIn"}, "maxItems": MOST_TICKETS}
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "An API key."}}
+            for route in app.routes:
+                if isinstance(route, GuardedRoute) and route.include_in_schema:
+                    for method in route.methods or ():
+                        document["paths"][route.path][method.lower()]["security"] = needed
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -19,14 +19,15 @@ async def read(request: Request, most: int) -> bytes:
     Raises TooSlow, and TooLarge; by then the rest of the body was read and thrown away, within bounds, so that the client, which is still
     sending, sees the answer and not a reset connection.
     """
-    chunks: list[bytes] = []
-    size, more = 0, True
     try:
-        async with asyncio.timeout(READ_SECONDS):
-            while more and size <= most:
-                chunk, more = await _next(request)
-                size += len(chunk)
-                chunks.append(chunk)
+        chunk, more = await _next(request)  # `service.protocol` sees to it that this ends
+        chunks, size = [chunk], len(chunk)
+        if more:
+            async with asyncio.timeout(READ_SECONDS):
+                while more and size <= most:
+                    chunk, more = await _next(request)
+                    size += len(chunk)
+                    chunks.append(chunk)
     except TimeoutError:
         raise TooSlow(headers={"Connection": "close"}) from None
     except ClientDisconnect:

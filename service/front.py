@@ -7,6 +7,7 @@ One plain ASGI layer: Starlette's BaseHTTPMiddleware would cost more than a clas
 import os
 import time
 from collections.abc import Sequence
+from itertools import count
 
 import structlog
 from fastapi import FastAPI, Request
@@ -46,13 +47,15 @@ class Front:
         self.metrics = metrics
         self.max_in_flight = max_in_flight
         self.in_flight = 0
+        self.process = os.urandom(4).hex().encode()  # request ids differ between processes, and are counted within one
+        self.count = count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = os.urandom(8).hex().encode()
+        request_id = b"%s%08x" % (self.process, next(self.count))
         policy = _DOCS if scope["path"] == "/docs" else _STRICT
         status = 500
         begun = False

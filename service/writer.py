@@ -63,31 +63,30 @@ class Writer:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown()
 
-    async def write(self, records: Sequence[Record]) -> list[Stored]:
-        """Store `records`; returns once they are on the disk. Raises StorageUnavailable, at the latest after the patience."""
+    async def write(self, records: Sequence[Record], since: float | None = None) -> list[Stored]:
+        """Store `records`; returns once they are on the disk. Raises StorageUnavailable, at the latest when the patience is over
+        that began now, or at `since` (of `time.monotonic`)."""
         if self._size + len(records) > MOST_WAITING:
             raise StorageUnavailable
         loop = asyncio.get_running_loop()
         now = time.monotonic()
-        job = _Job(records, loop.create_future(), now, now + self._patience)
+        since = now if since is None else since
+        job = _Job(records, loop.create_future(), since, since + self._patience)
         self._waiting.append(job)
         self._size += len(records)
         if self._running is None:
             self._running = loop.create_task(self._work())
-        giving_up = loop.call_later(self._patience, self._give_up, job.done, "Timeout")
+        giving_up = loop.call_later(job.deadline - now, self._give_up, job.done, "Timeout")
         try:
             return await job.done
         finally:
             giving_up.cancel()
 
     async def _work(self) -> None:
-        """Store until nothing waits. It starts after the requests that the loop has at hand, so that they share a commit."""
+        """Store until nothing waits."""
         loop = asyncio.get_running_loop()
         try:
             while self._waiting:
-                # Twice round the loop, microseconds if it is idle: who arrives with the first shares its commit.
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
                 jobs = self._take(time.monotonic())
                 if jobs:
                     await self._store(loop, jobs)

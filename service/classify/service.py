@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import time
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ from model.decision import Decision, Ticket
 from service.classify.repository import Record, Stored
 from service.classify.schemas import TicketIn
 from service.database import microseconds
-from service.errors import NoText, ServiceError, TicketConflict, from_validation
+from service.errors import NoText, ServiceError, StorageUnavailable, TicketConflict, from_validation
 from service.state import State
 
 
@@ -45,57 +47,79 @@ def with_text(ticket: TicketIn) -> TicketIn:
 
 
 _MOST_TOGETHER = 64
-_MOST_ON_LOOP = 20_000  # characters, about 2 ms; with more the decision is made on a thread and other requests go on
+_MOST_ON_LOOP = 20_000  # characters decided between two looks at the network, about 2 ms; a longer ticket is read on a thread
+
+
+class _Asked(NamedTuple):
+    ticket: TicketIn
+    answered: asyncio.Future[bytes | TicketConflict]
+    since: float
 
 
 class Desk:
-    """Where the tickets of single requests are decided: those that arrive together are decided in one go and share a commit, which
-    costs a fraction of deciding each for itself; one that comes alone waits for nobody."""
+    """Where the tickets of single requests wait while a commit is under way, to be decided in one go and to share the next commit: for
+    each that is a fraction of the work. One that comes alone waits for nobody."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[TicketIn, asyncio.Future[bytes | TicketConflict]]] = []
-        self._groups: set[asyncio.Task[None]] = set()  # the event loop itself keeps no hold of its tasks
+        self._waiting: deque[_Asked] = deque()
+        self._working: asyncio.Task[None] | None = None
 
     async def answer(self, state: State, ticket: TicketIn) -> bytes:
         """The stored decision as JSON. Raises TicketConflict, StorageUnavailable."""
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[bytes | TicketConflict] = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._next_group, state, loop)  # after the requests that the loop has at hand
-        self._waiting.append((ticket, answered))
-        answer = await answered
+        if len(ticket.body or "") > _MOST_ON_LOOP:
+            (answer,) = await store(state, await run_in_threadpool(classify, state, [ticket]))
+        else:
+            answer = await self._wait(state, ticket)
         if isinstance(answer, TicketConflict):
             raise answer
         return answer
 
-    def _next_group(self, state: State, loop: asyncio.AbstractEventLoop) -> None:
-        group, self._waiting = self._waiting[:_MOST_TOGETHER], self._waiting[_MOST_TOGETHER:]
-        if self._waiting:
-            loop.call_soon(self._next_group, state, loop)
-        task = loop.create_task(self._decide(state, group))
-        self._groups.add(task)
-        task.add_done_callback(self._groups.discard)
-
-    async def _decide(self, state: State, group: list[tuple[TicketIn, asyncio.Future[bytes | TicketConflict]]]) -> None:
-        tickets = [ticket for ticket, _ in group]
+    async def _wait(self, state: State, ticket: TicketIn) -> bytes | TicketConflict:
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[bytes | TicketConflict] = loop.create_future()
+        self._waiting.append(_Asked(ticket, answered, time.monotonic()))
+        if self._working is None:
+            self._working = loop.create_task(self._work(state))  # begins after the requests that the loop has at hand
+        giving_up = loop.call_later(state.settings.write_seconds, _fail, answered, StorageUnavailable())
         try:
-            if sum(len(ticket.body or "") for ticket in tickets) > _MOST_ON_LOOP:
-                decided = await run_in_threadpool(classify, state, tickets)
-            else:
-                decided = classify(state, tickets)
-            answers: list[bytes | TicketConflict] = await store(state, decided)
+            return await answered
+        finally:
+            giving_up.cancel()
+
+    async def _work(self, state: State) -> None:
+        try:
+            while self._waiting:
+                group: list[_Asked] = []
+                size = 0
+                while self._waiting and len(group) < _MOST_TOGETHER and size <= _MOST_ON_LOOP:
+                    asked = self._waiting.popleft()
+                    if not asked.answered.done():  # else it was refused, or its client has gone
+                        group.append(asked)
+                        size += len(asked.ticket.body or "")
+                if group:
+                    await self._decide(state, group)
+        finally:
+            self._working = None
+
+    async def _decide(self, state: State, group: list[_Asked]) -> None:
+        try:
+            answers = await store(state, classify(state, [asked.ticket for asked in group]), group[0].since)
         except Exception as error:
-            # A ticket that breaks what reads it must not take its neighbours with it.
-            if len(group) > 1 and not isinstance(error, ServiceError):
-                await asyncio.gather(*(self._decide(state, [each]) for each in group))
-                return
-            for _, answered in group:
-                if not answered.done():
-                    answered.set_exception(error)
+            if len(group) == 1 or isinstance(error, ServiceError):
+                for asked in group:
+                    _fail(asked.answered, error)
+            else:  # a ticket that breaks what reads it must not take its neighbours with it
+                for asked in group:
+                    await self._decide(state, [asked])
             return
-        for (_, answered), answer in zip(group, answers, strict=True):
-            if not answered.done():  # else its client has gone
-                answered.set_result(answer)
+        for asked, answer in zip(group, answers, strict=True):
+            if not asked.answered.done():
+                asked.answered.set_result(answer)
+
+
+def _fail(answered: asyncio.Future[bytes | TicketConflict], error: Exception) -> None:
+    if not answered.done():
+        answered.set_exception(error)
 
 
 class Decided(NamedTuple):
@@ -118,9 +142,9 @@ def classify(state: State, tickets: Sequence[TicketIn]) -> list[Decided]:
     return [_record(state, ticket, decision, now) for ticket, decision in zip(tickets, decided, strict=True)]
 
 
-async def store(state: State, decided: Sequence[Decided]) -> list[bytes | TicketConflict]:
-    """Store decisions; for each the body of its answer, or the conflict with what was decided earlier."""
-    stored = await state.writer.write([each.record for each in decided])
+async def store(state: State, decided: Sequence[Decided], since: float | None = None) -> list[bytes | TicketConflict]:
+    """Store decisions; for each the body of its answer, or the conflict with what was decided earlier. See `Writer.write`."""
+    stored = await state.writer.write([each.record for each in decided], since)
     return [_answer(each, found) for each, found in zip(decided, stored, strict=True)]
 
 

@@ -157,6 +157,7 @@ def test_a_body_may_take_some_seconds_and_no_more() -> None:
 
 @pytest.mark.parametrize("sent", [b"", b'{"body": "x'])
 def test_a_connection_that_says_no_more_is_closed(settings: Settings, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.protocol.HEAD_SECONDS", SLOW)  # to the first of the body
     monkeypatch.setattr("service.body.READ_SECONDS", SLOW)
     with listening(create_app(settings)) as port, closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as client:
         client.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n" + sent)
