@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from service.errors import Forbidden, TooMany, Unauthorised
+from service.errors import Forbidden, StorageUnavailable, TooMany, Unauthorised
 from service.state import State
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -51,9 +51,11 @@ def is_local(request: Request) -> bool:
 
 
 def check(request: Request, scope: Scope) -> None:
-    """Raises Unauthorised, Forbidden or TooMany where the caller may not do what needs `scope`, now."""
+    """Raises Unauthorised, Forbidden, TooMany or StorageUnavailable where the caller may not do what needs `scope`, now."""
     state: State = request.app.state.service
     ring = state.keys
+    if not ring.known:
+        raise StorageUnavailable
     sent = request.headers.get("authorization")
     if sent is None:
         if ring.empty and state.settings.loopback and is_local(request):

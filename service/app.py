@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from model import bundle
@@ -78,15 +79,27 @@ def create_app(settings: Settings, *, alone: bool = False) -> FastAPI:
 
 
 def open_state(settings: Settings, metrics: Metrics) -> State:
-    """Load the champion, bring the database up to date, read the keys. Raises BundleError, PolicyError."""
+    """Load the champion, bring the database up to date, read the keys. Raises BundleError, PolicyError.
+
+    A database that is away is no reason not to start: a worker that is replaced meanwhile must not end the others. Until it is back,
+    which `_tend` sees, the state is not ready.
+    """
     decider, manifest = champion.load(bundle.find(settings.model), load_policy(settings.policy))
     metrics.model.labels(decider.router.version).set(1)
     engine = database.connect(settings.database_url)
-    database.migrate(engine)
     keys = KeyRing(engine, settings.rate_per_key)
-    keys.refresh()
     writer = Writer(engine, settings.keep_text_days, settings.write_seconds, metrics)
+    try:
+        _read_database(engine, keys)
+    except SQLAlchemyError as error:
+        writer.failed(type(error).__name__)
     return State(settings, decider, manifest, load_taxonomy(), engine, writer, Desk(), keys, metrics)
+
+
+def _read_database(engine: Engine, keys: KeyRing) -> None:
+    if not keys.known:
+        database.migrate(engine)
+    keys.refresh()
 
 
 async def _tend(state: State, stopping: asyncio.Event) -> None:
@@ -94,10 +107,10 @@ async def _tend(state: State, stopping: asyncio.Event) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), TEND_SECONDS)
             return
-        await state.writer.tend()
         # While the database is away the keys that are known stay good; decisions are refused by the writer.
         with suppress(SQLAlchemyError):
-            await asyncio.to_thread(state.keys.refresh)
+            await asyncio.to_thread(_read_database, state.engine, state.keys)
+        await state.writer.tend()
 
 
 def _with_docs(lifespan: Any) -> FastAPI:

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-HEAD = "0003"  # the newest migration; a test holds it to the folder
+HEAD = "0004"  # the newest migration; a test holds it to the folder
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -66,6 +66,8 @@ decisions = sa.Table(
 # Forgetting looks at what still has its text, not at all the years again.
 sa.Index("decisions_with_text", decisions.c.decided_at, sqlite_where=decisions.c.body.is_not(None), postgresql_where=decisions.c.body.is_not(None))
 
+trials = sa.Table("storage_trials", metadata, sa.Column("filler", sa.LargeBinary, nullable=False))
+
 keys = sa.Table(
     "api_keys",
     metadata,
@@ -94,6 +96,12 @@ def connect(url: str) -> Engine:
             connect_args={"connect_timeout": 1, "options": options},
         )
     raise ValueError("POINTSMAN_DATABASE_URL: expected sqlite:///... or postgresql://...")
+
+
+def sqlite_file(engine: Engine) -> Path | None:
+    """The file that holds the database, None where that is a server, or memory."""
+    name = engine.url.database
+    return Path(name) if engine.dialect.name == "sqlite" and name and not name.startswith((":memory:", "file:")) else None
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

@@ -176,7 +176,7 @@ class ErrorBody(BaseModel):
 def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with `errors`."""
     by_status: dict[int | str, list[type[ServiceError]]] = {}
-    kinds: tuple[type[ServiceError], ...] = (*errors, Unauthorised, Forbidden, TooMany)
+    kinds: tuple[type[ServiceError], ...] = (*errors, Unauthorised, Forbidden, TooMany, StorageUnavailable)
     for error in kinds:
         by_status.setdefault(error.status, []).append(error)
     return {

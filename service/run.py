@@ -6,7 +6,9 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from contextlib import suppress
+from multiprocessing import parent_process
 from pathlib import Path
 
 import uvicorn
@@ -14,6 +16,7 @@ from fastapi import FastAPI
 from prometheus_client import multiprocess
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from model import bundle
@@ -28,6 +31,7 @@ from service.settings import Settings
 
 _M_MMAP_THRESHOLD = -3  # of malloc.h
 KEEP_ALIVE_SECONDS = 30
+WORKER_SECONDS = 30  # without a sign of life, starting included, before a worker is replaced
 DRAIN_SECONDS = 20  # for the requests at work when the service is told to stop
 
 
@@ -53,6 +57,7 @@ def run(model: Path, host: str, port: int, workers: int) -> None:
     config = uvicorn.Config(
         "service.run:application", factory=True, host=host, port=port, workers=workers, log_level="warning", access_log=False,
         server_header=False, proxy_headers=False, http=BoundedProtocol, ws="none", timeout_graceful_shutdown=DRAIN_SECONDS, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_worker_healthcheck=WORKER_SECONDS,
     )  # fmt: skip
     bound = _bind(host, port)
     shown = f"[{host}]" if ":" in host else host
@@ -62,16 +67,33 @@ def run(model: Path, host: str, port: int, workers: int) -> None:
     if workers > 1:
         with tempfile.TemporaryDirectory(prefix="pointsman-metrics-") as shared:
             os.environ.setdefault(SHARED, shared)
-            Multiprocess(config, sockets=[bound]).run()
+            supervisor = Multiprocess(config, sockets=[bound])
+            supervisor.run()
+        if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+            raise CannotServeError("a worker could not start, see above; all have been stopped")
     else:
         uvicorn.Server(config).run(sockets=[bound])
 
 
 def application() -> FastAPI:
     """The application that the environment asks for; each worker calls it."""
+    _end_with_the_parent()
     _forget_dead_workers()
     _give_memory_back()
     return create_app(Settings(), alone=True)
+
+
+def _end_with_the_parent() -> None:
+    """A worker whose supervisor was killed would keep the port, and nobody would replace or stop it."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent-watch", daemon=True).start()
 
 
 def _forget_dead_workers() -> None:
@@ -107,8 +129,8 @@ def _open_database(settings: Settings) -> None:
     )
     try:
         engine = database.connect(settings.database_url)
-        file = engine.url.database if engine.dialect.name == "sqlite" else None
-        if needs_key and file and not Path(file).exists():
+        file = database.sqlite_file(engine)
+        if needs_key and file and not file.exists():
             raise refusal
         database.migrate(engine)
         ring = KeyRing(engine, 0)

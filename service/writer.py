@@ -15,6 +15,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection, Engine
 
+from service import database
 from service.classify import repository
 from service.classify.repository import Record, Stored
 from service.database import BUSY_SECONDS
@@ -49,6 +50,8 @@ class Writer:
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, "decision-writer")
         self._connection: Connection | None = None  # belongs to the thread
+        self._file = database.sqlite_file(engine)
+        self._opened = (0, 0)  # device and inode of that file
         self._waiting: list[_Job] = []
         self._size = 0
         self._running: asyncio.Task[None] | None = None
@@ -137,7 +140,7 @@ class Writer:
             return
         try:
             forgotten = await asyncio.get_running_loop().run_in_executor(self._thread, self._forget, now - self._keep)
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, OSError) as error:
             log.debug("forgetting_failed", error=type(error).__name__)
             return
         if not forgotten:  # else there may be more, next time
@@ -151,9 +154,12 @@ class Writer:
             log.info("storage_recovered")
 
     def _give_up(self, done: asyncio.Future[list[Stored]], why: str) -> None:
-        if done.done():
-            return
-        done.set_exception(StorageUnavailable())
+        if not done.done():
+            done.set_exception(StorageUnavailable())
+            self.failed(why)
+
+    def failed(self, why: str) -> None:
+        """Decisions cannot be stored now; said once."""
         if self.healthy:
             self.healthy = False
             self._metrics.ready.set(0)
@@ -187,6 +193,12 @@ class Writer:
         raise AssertionError("unreachable")
 
     def _connect(self) -> Connection:
+        if self._file is not None:
+            # Who holds a file open goes on writing it after it was moved or deleted, and nobody would find that again. FileNotFoundError.
+            found = self._file.stat()
+            if self._opened != (found.st_dev, found.st_ino):
+                self._disconnect()
+                self._opened = (found.st_dev, found.st_ino)
         if self._connection is None:
             self._connection = self._engine.connect()
         return self._connection
@@ -199,6 +211,8 @@ class Writer:
 
     def _forget(self, before: datetime) -> int:
         try:
+            if not self.healthy:
+                repository.try_storing(self._connect())
             with self._connect().begin():
                 forgotten = repository.forget_text(self._connect(), before)
         except Exception:

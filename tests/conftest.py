@@ -20,6 +20,10 @@ CORE = ("fr", "en", "de", "es", "pt", "it", "pl")  # the tests' router learns th
 TICKETS = [ROOT / "data" / "tickets" / f"{code}.jsonl" for code in CORE]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=2, help="how often the tests of durability kill a worker, and the whole service")
+
+
 @pytest.fixture(scope="session")
 def tickets() -> list[dict[str, str]]:
     """The shipped tickets of the core languages, as they stand in the files."""

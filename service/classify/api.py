@@ -17,7 +17,6 @@ from service.errors import (
     InvalidField,
     NoText,
     ServiceError,
-    StorageUnavailable,
     TicketConflict,
     TooLarge,
     TooSlow,
@@ -43,7 +42,7 @@ def _takes(model: type[BaseModel]) -> dict[str, Any]:
 @router.post(
     "/classify",
     response_model=DecisionOut,
-    responses=documented(BadJson, TooSlow, TicketConflict, TooLarge, InvalidField, NoText, StorageUnavailable),
+    responses=documented(BadJson, TooSlow, TicketConflict, TooLarge, InvalidField, NoText),
     openapi_extra=_takes(TicketIn),
 )
 async def classify(request: Request) -> Response:
@@ -59,7 +58,7 @@ async def classify(request: Request) -> Response:
 @router.post(
     "/classify/batch",
     response_model=BatchOut,
-    responses=documented(BadJson, TooSlow, TooLarge, InvalidField, StorageUnavailable),
+    responses=documented(BadJson, TooSlow, TooLarge, InvalidField),
     openapi_extra=_takes(BatchIn),
 )
 async def classify_batch(request: Request) -> Response:

@@ -1,5 +1,6 @@
 """All SQL about decisions."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,10 +11,11 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from service.database import decisions
+from service.database import decisions, trials
 
 _ROWS = 64  # of one INSERT
 _FORGOTTEN_TOGETHER = 5_000
+_FILLER = 32_768  # bytes
 
 
 class Record(NamedTuple):
@@ -87,6 +89,15 @@ def forget_text(connection: Connection, before: datetime) -> int:
     old = sa.select(decisions.c.decision_id).where(decisions.c.decided_at < before, has_text).limit(_FORGOTTEN_TOGETHER)
     gone = {"subject": None, "body": None, "explanation": None}
     return connection.execute(sa.update(decisions).where(decisions.c.decision_id.in_(old)).values(gone)).rowcount
+
+
+def try_storing(connection: Connection) -> None:
+    """Store something and take it away again, in two transactions. It is more than a page and cannot be packed, so that a full disk
+    shows; changing no row would not."""
+    with connection.begin():
+        connection.execute(sa.insert(trials).values(filler=os.urandom(_FILLER)))
+    with connection.begin():
+        connection.execute(sa.delete(trials))
 
 
 def _find(connection: Connection, tickets: set[str]) -> dict[str, tuple[str, bytes, bytes | None]]:

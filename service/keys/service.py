@@ -40,6 +40,7 @@ class KeyRing:
         self._rate = rate
         self._keys: dict[str, Key] = {}
         self._any = False
+        self.known = False  # whether the keys were ever read: before, nobody may do anything
         self._buckets: dict[str, tuple[float, float]] = {}
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
 
@@ -54,6 +55,7 @@ class KeyRing:
             found = repository.find_all(connection)
         self._any = bool(found)
         self._keys = {key.digest: key for key in found if key.revoked_at is None}
+        self.known = True
 
     def find(self, secret: str) -> Key | None:
         """The valid key that `secret` is. The look-up is by digest, so its time tells nothing of the secret."""
