@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 
-.PHONY: run setup test check corpus lock clean
+.PHONY: run setup test check corpus bench soak lock clean
 
 run: setup  ## set up, train the first router if there is none, serve it
 	@test -f models/champion || $(BIN)/pointsman train data/tickets/*.jsonl
@@ -27,6 +27,13 @@ test: check  ## everything that must pass: what CI runs
 corpus: setup  ## is the shipped corpus fit to learn from?
 	$(BIN)/python -m training.corpus
 
+bench: setup  ## Pointsman beside its peers, in the same run: tables, a picture, JSON
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --system-certs --require-hashes -r benchmarks/requirements.lock || $(BIN)/python -m pip install --quiet --require-hashes -r benchmarks/requirements.lock
+	$(BIN)/python benchmarks/bench.py
+
+soak: setup  ## half an hour of good, bad, slow, huge and aborted requests while models change
+	$(BIN)/python benchmarks/soak.py --minutes 30
+
 check: setup  ## formatting, lint, types and the rules of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -35,6 +42,7 @@ check: setup  ## formatting, lint, types and the rules of imports
 
 lock: setup  ## newer versions of what the project stands on
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --group dev --upgrade --quiet pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --group bench --constraints requirements.lock --upgrade --quiet -o benchmarks/requirements.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

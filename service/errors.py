@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 
 class ServiceError(Exception):
@@ -232,6 +233,10 @@ def install(app: FastAPI) -> None:
         status, headers = (error.status_code, dict(error.headers or {})) if isinstance(error, HTTPException) else (500, {})
         own = _BY_STATUS.get(status, ServiceError)()
         own.headers |= headers
+        if status == 405:  # Starlette names the methods of the first route of that path only
+            routes = [route for route in app.routes if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE]
+            allowed = sorted({method for route in routes for method in route.methods or ()})
+            own.headers |= {"Allow": ", ".join(allowed)} if allowed else {}
         return answer(request, own)
 
     app.add_exception_handler(ServiceError, known)
