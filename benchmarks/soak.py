@@ -372,7 +372,7 @@ def all_kinds(good: Good) -> list[Kind]:
         "another host": ("401 unauthorised", request("POST", "/classify", ticket, host="evil.example")),
         "through a proxy": ("401 unauthorised", request("POST", "/classify", ticket, "X-Forwarded-For: 192.0.2.1\r\n")),
         "from another site's page": ("401 unauthorised", request("POST", "/classify", ticket, "Sec-Fetch-Site: cross-site\r\n")),
-        "not HTTP": ("400", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),  # how TLS begins
+        "not HTTP": ("400 bad_request", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),  # how TLS begins
     }
     kinds += [Kind(f"bad: {name}", (expected,), partial(plain, raw), 1) for name, (expected, raw) in wrong.items()]
     # Ten a minute are answered, then the address has to wait.

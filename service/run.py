@@ -55,7 +55,7 @@ def run(model: Path, host: str, port: int, workers: int) -> None:
         raise CannotServeError(f"POINTSMAN_POLICY: {error}") from error
     _open_database(settings)
     config = uvicorn.Config(
-        "service.run:application", factory=True, host=host, port=port, workers=workers, log_level="warning", access_log=False,
+        "service.run:application", factory=True, host=host, port=port, workers=workers, log_level="error", access_log=False,
         server_header=False, proxy_headers=False, http=BoundedProtocol, ws="none", timeout_graceful_shutdown=DRAIN_SECONDS, timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_worker_healthcheck=WORKER_SECONDS,
     )  # fmt: skip

@@ -24,7 +24,9 @@ class Settings(BaseSettings):
         default=30, description="Days that ticket text and the words of explanations are kept; 0 keeps none."
     )
     deep: Literal["auto", "off"] = Field(default="auto", description="`off` turns the deep path off when classifying or serving.")
-    max_request_bytes: Annotated[int, Field(ge=1024)] = Field(default=1_048_576, description="The largest body of a request for one ticket.")
+    max_request_bytes: Annotated[int, Field(ge=1024)] = Field(  # the longest ticket fits, each character written as \uXXXX
+        default=1_500_000, description="The largest body of a request for one ticket."
+    )
     max_batch_bytes: Annotated[int, Field(ge=1024)] = Field(default=16_777_216, description="The largest body of a batch.")
     write_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
         default=0.9, description="How long a request waits for its decision to be stored before it is answered 503."
