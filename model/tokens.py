@@ -106,7 +106,10 @@ def encode(texts: list[str]) -> tuple[Codes, NDArray[np.int64]]:
     offsets = np.array([0, *accumulate(map(len, texts))], np.int64)
     joined = lowered("".join(texts))
     codes = np.frombuffer(joined.encode("utf-32-le"), np.uint32)
-    return codes if joined.isascii() else _without_accents(codes, plain_letters()), offsets
+    if not joined.isascii():
+        codes = _without_accents(codes, plain_letters())
+        codes.flags.writeable = False  # as the other is: numba compiles for each kind, seconds in somebody's request
+    return codes, offsets
 
 
 @nb.njit(cache=True, nogil=True)

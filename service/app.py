@@ -30,6 +30,7 @@ from service.state import State
 from service.writer import Writer
 
 TEND_SECONDS = 1.0  # also how long a revoked key may still be taken, and a new one not yet
+STOP_SECONDS = 5.0  # for a look at the database that hangs
 
 _TITLES: dict[str, Any] = {
     "title": "Pointsman",
@@ -63,7 +64,7 @@ def create_app(settings: Settings, *, alone: bool = False) -> FastAPI:
             watching.cancel()
             stopping.set()
             # Tending is not cancelled but awaited: its thread may hold a connection, which would be left open.
-            await asyncio.gather(watching, tending, return_exceptions=True)
+            await asyncio.wait([watching, tending], timeout=STOP_SECONDS)
             await state.writer.stop()
             state.engine.dispose()
             del app.state.service

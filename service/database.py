@@ -1,5 +1,7 @@
 """The tables, and the engine that reaches them: SQLite by default, PostgreSQL by its URL."""
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -93,7 +95,12 @@ def connect(url: str) -> Engine:
         return sa.create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
-            connect_args={"connect_timeout": 1, "options": options},
+            connect_args={
+                "connect_timeout": 1,
+                "options": options,
+                "client_encoding": "utf8",
+                "tcp_user_timeout": 2000,  # a host that vanished without a word is given up, not waited for a quarter of an hour
+            },
         )
     raise ValueError("POINTSMAN_DATABASE_URL: expected sqlite:///... or postgresql://...")
 
@@ -107,7 +114,7 @@ def sqlite_file(engine: Engine) -> Path | None:
 def _prepare_sqlite(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     # WAL: readers do not block the writer; FULL: a commit that was answered survives a power cut.
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _write_ahead(cursor)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
@@ -117,6 +124,19 @@ def revision(engine: Engine) -> str | None:
     """The migration that the database stands at, None for an empty one."""
     with engine.connect() as connection:
         return _revision(connection)
+
+
+def _write_ahead(cursor: Any) -> None:
+    # Two processes that make a new file's log at the same time get in each other's way, and SQLite does not wait by itself here.
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.005)
 
 
 def _revision(connection: Connection) -> str | None:

@@ -55,6 +55,8 @@ class Metrics:
         self.reloads = Counter(
             "pointsman_reloads_total", "New champions met, by what became of them: taken, refused.", ["outcome"], registry=registry
         )
+        for outcome in ("taken", "refused"):
+            self.reloads.labels(outcome)  # from 0, so that the first is an increase
         self.model = Gauge(
             "pointsman_model_info", "1 for the model version that serves.", ["version"], registry=registry, multiprocess_mode="livemax"
         )

@@ -44,6 +44,9 @@ def run(model: Path, host: str, port: int, workers: int) -> None:
 
     Raises ModelError or CannotServeError before anything is answered.
     """
+    # Being told to stop is not a failure, not even while it starts as the first process of a container, which ignores a signal that
+    # it has no handler for. uvicorn drains on SIGTERM and then sends it to itself once more.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     # Worker processes build their application from the environment.
     os.environ["POINTSMAN_MODEL"] = str(model.resolve())
     os.environ["POINTSMAN_HOST"] = host
@@ -62,8 +65,6 @@ def run(model: Path, host: str, port: int, workers: int) -> None:
     bound = _bind(host, port)
     shown = f"[{host}]" if ":" in host else host
     print(f"Pointsman serves on http://{shown}:{bound.getsockname()[1]} (stop it with Ctrl-C)", flush=True)  # noqa: T201
-    # uvicorn drains on SIGTERM and then sends it to itself once more; being told to stop is not a failure.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     if workers > 1:
         with tempfile.TemporaryDirectory(prefix="pointsman-metrics-") as shared:
             os.environ.setdefault(SHARED, shared)

@@ -180,3 +180,11 @@ def test_the_classes_are_shared_and_cannot_be_changed() -> None:
     assert classes is tokens.character_classes()
     with pytest.raises(ValueError, match="read-only"):
         classes[0] = 1
+
+
+def test_plain_and_accented_texts_come_in_arrays_of_one_kind() -> None:
+    """Else numba compiles its loops once more when the first of the other kind arrives, and a customer waits for it."""
+    kinds = {
+        (codes.dtype, codes.flags.writeable, codes.flags.c_contiguous) for codes in (tokens.encode([text])[0] for text in ("down", "é", "", "日本"))
+    }
+    assert len(kinds) == 1
