@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 import structlog
@@ -54,15 +55,15 @@ class Writer:
         self._opened = (0, 0)  # device and inode of that file
         self._waiting: list[_Job] = []
         self._size = 0
-        self._running: asyncio.Task[None] | None = None
+        self._committing: asyncio.Future[list[Stored]] | None = None
         self._forget_at = datetime.now(UTC)
         self.healthy = True
         metrics.ready.set(1)
 
     async def stop(self) -> None:
         """Store what is waiting, then end."""
-        while self._running is not None:
-            await self._running
+        while self._committing is not None:
+            await asyncio.wait([self._committing])
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown()
 
@@ -77,24 +78,40 @@ class Writer:
         job = _Job(records, loop.create_future(), since, since + self._patience)
         self._waiting.append(job)
         self._size += len(records)
-        if self._running is None:
-            self._running = loop.create_task(self._work())
+        if self._committing is None:
+            self._commit_next()  # at once: the requests that are being answered in the meantime share the time with the disk
         giving_up = loop.call_later(job.deadline - now, self._give_up, job.done, "Timeout")
         try:
             return await job.done
         finally:
             giving_up.cancel()
 
-    async def _work(self) -> None:
-        """Store until nothing waits."""
-        loop = asyncio.get_running_loop()
-        try:
-            while self._waiting:
-                jobs = self._take(time.monotonic())
-                if jobs:
-                    await self._store(loop, jobs)
-        finally:
-            self._running = None
+    def _commit_next(self) -> None:
+        """Begin to commit what waits, if anything does."""
+        self._committing = None
+        jobs = self._take(time.monotonic())
+        if jobs:
+            records = [record for job in jobs for record in job.records]
+            deadline = min(job.deadline for job in jobs)
+            self._committing = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, records, deadline)
+            self._committing.add_done_callback(partial(self._committed, jobs))
+
+    def _committed(self, jobs: list[_Job], commit: asyncio.Future[list[Stored]]) -> None:
+        """Tell those who wait what became of their commit, and begin the next."""
+        error = commit.exception()
+        if error is not None:  # whatever the database threw, every request that waits must hear of it
+            for job in jobs:
+                self._give_up(job.done, type(error).__name__)
+        else:
+            self._recovered()
+            stored = commit.result()
+            self._metrics.written_together.observe(len(stored))
+            start = 0
+            for job in jobs:
+                if not job.done.done():
+                    job.done.set_result(stored[start : start + len(job.records)])
+                start += len(job.records)
+        self._commit_next()
 
     def _take(self, now: float) -> list[_Job]:
         jobs: list[_Job] = []
@@ -114,23 +131,6 @@ class Writer:
         self._size -= sum(len(job.records) for job in self._waiting[:taken])
         del self._waiting[:taken]
         return jobs
-
-    async def _store(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job]) -> None:
-        records = [record for job in jobs for record in job.records]
-        try:
-            deadline = min(job.deadline for job in jobs)
-            stored = await loop.run_in_executor(self._thread, self._commit, records, deadline)
-        except Exception as error:  # whatever the database threw, every request that waits must hear of it
-            for job in jobs:
-                self._give_up(job.done, type(error).__name__)
-            return
-        self._recovered()
-        self._metrics.written_together.observe(len(records))
-        start = 0
-        for job in jobs:
-            if not job.done.done():
-                job.done.set_result(stored[start : start + len(job.records)])
-            start += len(job.records)
 
     async def tend(self) -> None:
         """What is to be done now and then, called every second or so: forget old text; and while storing fails, try, so that the
