@@ -141,5 +141,7 @@ class Router:
             return told, 1.0
         if not text:
             return language.UNKNOWN, 0.0
-        code, sure = guess if familiar and guess[1] >= SURE_OF_LANGUAGE else language.detect(text)
+        # A head that never saw the words may be sure all the same; where there is none, the guess itself is the share of known words.
+        believed = guess[1] >= SURE_OF_LANGUAGE and (familiar or self.languages is None)
+        code, sure = guess if believed else language.detect(text)
         return code, round(sure, 4)
