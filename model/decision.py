@@ -10,9 +10,8 @@ Reason codes, in the order in which they are looked for:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from model import language
 from model.cleaning import clean
@@ -24,8 +23,7 @@ KIND = "kind"  # the target that decides on `suggest`, and that a customer decla
 Action = Literal["auto", "suggest", "review"]
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """What a customer sent and what is known of it. `language` is any BCP 47 tag; one that is not valid is ignored."""
 
     subject: str = ""
