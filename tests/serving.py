@@ -110,7 +110,7 @@ def listening(app: FastAPI) -> Iterator[int]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
-            wait_until(lambda: server.started or not thread.is_alive(), "the server is up")
+            wait_until(lambda: server.started or not thread.is_alive(), "the server is up", 60)  # on a fresh tree numba compiles first
             assert server.started
             yield listener.getsockname()[1]
         finally:
@@ -166,7 +166,7 @@ def process(arguments: list[str], port: int, folder: Path, **variables: str) -> 
     with output.open("wb") as out, subprocess.Popen(arguments, cwd=folder, env=environment(**variables), stdout=out, stderr=out) as started:
         running = Process(started, port, output)
         try:
-            wait_until(running.answers, "the server answers", 30)
+            wait_until(running.answers, "the server answers", 60)
             yield running
         finally:
             started.kill()
