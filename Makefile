@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# uv installs in seconds what takes pip a minute; where it cannot reach the index, pip does the same work.
+install = VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --system-certs --compile-bytecode --require-hashes -r $(1) || $(BIN)/python -m pip install --quiet --require-hashes -r $(1)
 
 
 .PHONY: run setup test check corpus bench soak lock clean
@@ -15,9 +17,8 @@ setup: $(VENV)/.done  ## the virtual environment, from the lock file
 $(VENV)/.done: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	# uv installs in seconds what takes pip a minute; where it cannot reach the index, pip does the same work.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep -o '^uv==[^ ]*' requirements.lock)
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --system-certs --compile-bytecode --require-hashes -r requirements.lock || $(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(call install,requirements.lock)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -28,7 +29,7 @@ corpus: setup  ## is the shipped corpus fit to learn from?
 	$(BIN)/python -m training.corpus
 
 bench: setup  ## Pointsman beside its peers, in the same run: tables, a picture, JSON
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --system-certs --require-hashes -r benchmarks/requirements.lock || $(BIN)/python -m pip install --quiet --require-hashes -r benchmarks/requirements.lock
+	$(call install,benchmarks/requirements.lock)
 	$(BIN)/python benchmarks/bench.py
 
 soak: setup  ## half an hour of good, bad, slow, huge and aborted requests while models change

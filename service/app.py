@@ -104,7 +104,7 @@ def _read_database(engine: Engine, keys: KeyRing) -> None:
 
 
 async def _tend(state: State, stopping: asyncio.Event) -> None:
-    while not stopping.is_set():
+    while True:
         with suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), TEND_SECONDS)
             return

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import NamedTuple
 
 import sqlalchemy as sa
 import structlog
@@ -30,14 +31,11 @@ FORGET_EVERY = timedelta(hours=1)
 log = structlog.get_logger()
 
 
-class _Job:
-    __slots__ = ("deadline", "done", "records", "since")
-
-    def __init__(self, records: Sequence[Record], done: asyncio.Future[list[Stored]], since: float, deadline: float) -> None:
-        self.records = records
-        self.done = done
-        self.since = since
-        self.deadline = deadline
+class _Job(NamedTuple):
+    records: Sequence[Record]
+    done: asyncio.Future[list[Stored]]
+    since: float
+    deadline: float
 
 
 class Writer:

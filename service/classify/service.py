@@ -20,6 +20,9 @@ from service.database import microseconds
 from service.errors import NoText, ServiceError, StorageUnavailable, TicketConflict, from_validation
 from service.state import State
 
+_MOST_TOGETHER = 64
+_MOST_ON_LOOP = 20_000  # characters decided between two looks at the network, about 2 ms; a longer ticket is read on a thread
+
 
 def parse(raw: bytes) -> TicketIn:
     """The ticket in a request's body. Raises BadJson, InvalidField, NoText."""
@@ -44,10 +47,6 @@ def with_text(ticket: TicketIn) -> TicketIn:
     if not ((ticket.subject and not ticket.subject.isspace()) or (ticket.body and not ticket.body.isspace())):
         raise NoText
     return ticket
-
-
-_MOST_TOGETHER = 64
-_MOST_ON_LOOP = 20_000  # characters decided between two looks at the network, about 2 ms; a longer ticket is read on a thread
 
 
 class _Asked(NamedTuple):
