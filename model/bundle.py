@@ -24,13 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from model.deep import Deep, KernelMachine
 from model.errors import BundleError
 from model.router import Router, Target
-from model.scoring import Rows
+from model.scoring import EMPTY, MOST_ROWS, Rows
 
-FORMAT: Final = 1  # raise it when old code could misread new files; keep a reader for each older number
+FORMAT: Final = 2  # raise it when old code could misread new files; keep a reader for each older number
 MANIFEST = "manifest.json"
 ARRAYS = "arrays.npz"
+DEEP = "deep.npz"
 SETTINGS = "router.json"
 METRICS = "metrics.json"
 CARD = "MODEL_CARD.md"
@@ -44,8 +46,10 @@ _HEADER = re.compile(  # of a .npy file: magic, version 1.0, the header's length
     rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype><[ufi]\d)', 'fortran_order': False, 'shape': \((?P<shape>\d{1,12}, ?(?:\d{1,6})?)\), \} *\n",
     re.DOTALL,
 )
-_SHAPES: dict[str, tuple[str, int]] = {  # array: dtype, dimensions
-    "keys": ("<u8", 1), "places": ("<i4", 1), "values": ("<f4", 2), "bias": ("<f4", 1)
+_Shapes = dict[str, tuple[str, int]]  # array: dtype, dimensions
+_SHAPES: _Shapes = {"slots": ("<u8", 1), "values": ("<f4", 2), "bias": ("<f4", 1)}
+_DEEP_SHAPES: _Shapes = {
+    "probe": ("<f4", 1), "mean": ("<f4", 1), "anchors": ("<f2", 2), "weights": ("<f4", 2), "shares": ("<f4", 1)
 }  # fmt: skip
 
 
@@ -70,6 +74,19 @@ class _Head(BaseModel):
         return self
 
 
+class _Deep(BaseModel):
+    """A `Deep` without its arrays, as it is written."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    encoder: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+    mixed: tuple[_Head, ...]
+    alone: tuple[_Head, ...]
+    width: Annotated[float, Field(gt=0)]
+    scope: Annotated[float, Field(ge=0, le=1)]
+    ask: dict[str, float]
+
+
 class _Settings(BaseModel):
     """`router.json`."""
 
@@ -79,7 +96,10 @@ class _Settings(BaseModel):
     languages: _Head | None
     only_language: str | None
     least_known: float
+    first_pair: Annotated[int, Field(ge=0)]
+    reach: Annotated[int, Field(ge=1, le=64)]
     text_columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)]
+    deep: _Deep | None
 
 
 def save(router: Router, folder: Path, facts: dict[str, Any], extra: dict[str, bytes]) -> Path:
@@ -93,16 +113,29 @@ def save(router: Router, folder: Path, facts: dict[str, Any], extra: dict[str, b
         raise BundleError(f"{home}: there is a bundle of this version already")
     folder.mkdir(parents=True, exist_ok=True)
     rows = router.rows
-    packed = BytesIO()
-    np.savez(packed, keys=rows.keys, places=rows.places, values=rows.values, bias=router.bias)
     settings = {
         "targets": [asdict(target) for target in router.targets],
         "languages": asdict(router.languages) if router.languages else None,
         "only_language": router.only_language,
         "least_known": router.least_known,
+        "first_pair": rows.first_pair,
+        "reach": rows.reach,
         "text_columns": router.text_columns,
+        "deep": None,
     }
-    files = {ARRAYS: packed.getvalue(), SETTINGS: canonical(settings), **extra}
+    files = {ARRAYS: _packed({"slots": rows.slots, "values": rows.values, "bias": router.bias}), **extra}
+    if deep := router.deep:
+        settings["deep"] = {
+            "encoder": deep.encoder,
+            "mixed": [asdict(target) for target in deep.mixed],
+            "alone": [asdict(target) for target in deep.alone],
+            "width": deep.machine.width,
+            "scope": deep.scope,
+            "ask": deep.ask,
+        }
+        arrays = deep.machine._asdict() | {"probe": deep.probe, "shares": deep.shares}
+        files[DEEP] = _packed({name: np.ascontiguousarray(arrays[name], dtype) for name, (dtype, _) in _DEEP_SHAPES.items()})
+    files[SETTINGS] = canonical(settings)
     manifest = facts | {
         "format": FORMAT,
         "version": router.version,
@@ -161,16 +194,20 @@ def load_with_manifest(home: Path) -> tuple[Router, dict[str, Any]]:
         settings = _Settings.model_validate_json(contents[SETTINGS])
     except ValidationError as error:
         raise BundleError(f"{home / SETTINGS}: not the settings of a router: {error.errors(include_input=False)[0]['msg']}") from error
-    rows, bias = _arrays(home / ARRAYS, contents[ARRAYS])
+    arrays = _arrays(home / ARRAYS, contents[ARRAYS], _SHAPES)
+    if settings.deep and DEEP not in contents:
+        raise BundleError(f"{home / MANIFEST}: names no {DEEP}, which {SETTINGS} speaks of")
+    rows = Rows(arrays["slots"], arrays["values"], settings.first_pair, settings.reach)
     router = Router(
         rows=rows,
-        bias=bias,
+        bias=arrays["bias"],
         targets=tuple(_target(head) for head in settings.targets),
         languages=_target(settings.languages) if settings.languages else None,
         only_language=settings.only_language,
         least_known=settings.least_known,
         text_columns=settings.text_columns,
         version=manifest["version"],
+        deep=_deep(home / DEEP, contents[DEEP], settings.deep) if settings.deep else None,
     )
     _check(home, router)
     return router, manifest
@@ -230,7 +267,7 @@ def _inspect_manifest(home: Path) -> dict[str, Any]:
     if not same:
         raise BundleError(f"{path}: not in the form in which it was written")
     if manifest.get("format") != FORMAT:
-        raise BundleError(f"{path}: format {manifest.get('format')!r}; this program reads format {FORMAT}")
+        raise BundleError(f"{path}: format {manifest.get('format')!r}; this program reads format {FORMAT}; train again")
     digest = manifest.pop("digest", None)
     if digest != _digest(canonical(manifest)):
         raise BundleError(f"{path}: its digest does not match its content")
@@ -258,28 +295,40 @@ def _inspect(home: Path, name: str, entry: dict[str, Any]) -> bytes:
     return data
 
 
-def _arrays(path: Path, data: bytes) -> tuple[Rows, NDArray[np.float32]]:
-    """The rows and the bias. The archive must be exactly what `save` writes: numpy's own reader would follow headers that ask for
+def _packed(arrays: dict[str, NDArray[Any]]) -> bytes:
+    packed = BytesIO()
+    np.savez(packed, **arrays)  # type: ignore[arg-type]  # numpy's stubs take the names for its other parameters
+    return packed.getvalue()
+
+
+def _deep(path: Path, data: bytes, settings: _Deep) -> Deep:
+    arrays = {name: array.astype(np.float32) for name, array in _arrays(path, data, _DEEP_SHAPES).items()}
+    mixed, alone = (tuple(_target(head) for head in heads) for heads in (settings.mixed, settings.alone))
+    machine = KernelMachine(arrays["mean"], arrays["anchors"], arrays["weights"], settings.width)
+    return Deep(settings.encoder, arrays["probe"], machine, arrays["shares"], mixed, alone, settings.scope, settings.ask)
+
+
+def _arrays(path: Path, data: bytes, shapes: _Shapes) -> dict[str, NDArray[Any]]:
+    """The arrays of `shapes` by their names. The archive must be exactly what `save` writes: numpy's own reader would follow headers that ask for
     more memory than there is, and names that hide one array behind another."""
     arrays: dict[str, NDArray[Any]] = {}
     try:
         with zipfile.ZipFile(BytesIO(data)) as packed:
             members = packed.infolist()
-            if sorted(member.filename for member in members) != sorted(f"{name}.npy" for name in _SHAPES):
-                raise BundleError(f"{path}: not a file of arrays of a router, which are {', '.join(_SHAPES)}")
+            if sorted(member.filename for member in members) != sorted(f"{name}.npy" for name in shapes):
+                raise BundleError(f"{path}: not a file of arrays of a router, which are {', '.join(shapes)}")
             for member in members:
                 if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(data):
                     raise BundleError(f"{path}: {member.filename} is packed in a way that could swell")
                 name = member.filename.removesuffix(".npy")
-                arrays[name] = _array(path, name, packed.read(member))
+                arrays[name] = _array(path, name, packed.read(member), *shapes[name])
     except (zipfile.BadZipFile, zlib.error, struct.error, OSError, ValueError, EOFError, RuntimeError, NotImplementedError) as error:
         raise BundleError(f"{path}: not a file of arrays: {type(error).__name__}") from error
-    return Rows(arrays["keys"], arrays["places"], arrays["values"]), arrays["bias"]
+    return arrays
 
 
-def _array(path: Path, name: str, data: bytes) -> NDArray[Any]:
+def _array(path: Path, name: str, data: bytes, dtype: str, dimensions: int) -> NDArray[Any]:
     """One array in the .npy format, version 1.0, with the one header that numpy writes for its kind."""
-    dtype, dimensions = _SHAPES[name]
     if data[6:8] != b"\x01\x00":
         raise BundleError(f"{path}: {name} has an array header of another version")
     found = _HEADER.match(data)
@@ -297,20 +346,38 @@ def _target(head: "_Head") -> Target:
 def _check(home: Path, router: Router) -> None:
     """The arrays fit each other and the targets; the compiled loops trust them without looking."""
     rows, columns = router.rows, len(router.bias)
-    slots = len(rows.keys)
+    slots = len(rows.slots)
+    taken = rows.slots[rows.slots != EMPTY]
     heads = [*router.targets, *([router.languages] if router.languages else [])]
     covered = [k for head in heads for k in range(head.first, head.first + len(head.labels))]
     names = [target.name for target in router.targets]
     sound = (
-        slots == len(rows.places)
-        and slots > 0
+        slots > 0
         and slots & (slots - 1) == 0
         and rows.values.shape[1] == columns + 1
-        and rows.places.min() == -1  # an empty slot ends every search
-        and rows.places.max() < len(rows.values)
+        and len(taken) < slots  # an empty slot ends every search
+        and bool(((taken & np.uint64(MOST_ROWS)) < len(rows.values)).all())
+        and rows.first_pair <= len(rows.values)
         and bool(np.isfinite(rows.values).all() and np.isfinite(router.bias).all())
         and covered == list(range(columns))
         and len(set(names)) == len(names) > 0
     )
-    if not sound:
+    if not sound or (router.deep and not _sound(router.deep, router)):
         raise BundleError(f"{home}: the arrays and the settings do not fit each other")
+
+
+def _sound(deep: Deep, router: Router) -> bool:
+    """The parts of the deep path fit each other and the targets of the router."""
+    machine = deep.machine
+    dimensions, columns = len(machine.mean), sum(len(target.labels) for target in router.targets)
+    asked = [(target.name, target.labels, target.first) for target in router.targets]
+    arrays = (deep.probe, deep.shares, machine.mean, machine.anchors, machine.weights)
+    return (
+        deep.probe.shape == (dimensions,)
+        and machine.anchors.shape[1:] == (dimensions,)
+        and machine.weights.shape == (len(machine.anchors), columns)
+        and deep.shares.shape == (columns,)
+        and all([(t.name, t.labels, t.first) for t in targets] == asked for targets in (deep.mixed, deep.alone))
+        and set(deep.ask) == {target.name for target in router.targets}
+        and all(bool(np.isfinite(array).all()) for array in arrays)
+    )

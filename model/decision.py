@@ -3,21 +3,27 @@
 Reason codes, in the order in which they are looked for:
 
 - ``empty``: nothing readable is left after cleaning;
-- ``unfamiliar``: few of the words were seen in training, so the labels mean little;
-- ``unknown_language``: a language the router did not learn;
+- ``unfamiliar``: few of the words were seen in training, or on the deep path it is unlike every ticket there, so the labels mean little;
+- ``unknown_language``: a language the router did not learn; on the deep path that rules out `auto`, on the fast path it means `review`;
 - ``unsure_<target>``: the confidence is under the threshold that keeps the promise;
 - ``possible_<label>``: the label is not the most probable, but too probable to be passed over (an incident).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model import language
 from model.cleaning import clean
+from model.encoder import Encoder
+from model.errors import EncoderError
 from model.policy import Policy, Route
 from model.router import Answers, Router, Target
 
+DEEP_NOTE = "The words tell what the fast path made of them. The deep path read the text as a whole, which no words of it can account for."
 KIND = "kind"  # the target that decides on `suggest`, and that a customer declares
 
 Action = Literal["auto", "suggest", "review"]
@@ -67,6 +73,15 @@ class Decision(TypedDict):
     misdirected: bool | None
     advice: NotRequired[dict[str, str] | None]
     explanation: NotRequired[dict[str, list[PulledBy]]]
+    explanation_note: NotRequired[str]
+
+
+class _Limits(NamedTuple):
+    """`least`: for each target the confidence that is enough; `protected`: (target, label, its place, the probability from which it is not
+    passed over)."""
+
+    least: dict[str, float]
+    protected: list[tuple[str, str, int, float]]
 
 
 class Decider:
@@ -76,34 +91,61 @@ class Decider:
         self.router = router
         self.policy = policy
         by_name = {target.name: target for target in router.targets}
-        self._routed = tuple(by_name[name] for name in policy.route_on if name in by_name) or router.targets
-        self._leading = by_name.get(KIND, self._routed[0])
-        self._thresholds = {target.name: self._threshold(target) for target in router.targets}
+        self._routed = tuple(name for name in policy.route_on if name in by_name) or tuple(by_name)
+        self._leading = by_name.get(KIND, by_name[self._routed[0]])
         self._involving = by_name.get(policy.involve or "")
-        self._protected = [
-            (target.name, label, target.labels.index(label), limit) for target in router.targets for label, limit in target.protect.items()
-        ]
-        if router.languages is not None:
-            self._learned = frozenset(router.languages.labels)
-        else:
-            self._learned = frozenset([router.only_language] if router.only_language else [])
+        # Each way of answering has its own calibration, and so its own thresholds.
+        ways = [router.targets, *([router.deep.mixed, router.deep.alone] if router.deep else [])]
+        self._limits = {id(targets): self._limits_of(targets) for targets in ways}
         # Tickets are many, routes are few. Not a method: the cache would hold its owner, and a router that was replaced would stay in
         # memory until the collector comes by.
         self._route = lru_cache(maxsize=4096)(partial(_find_route, policy, tuple(target.name for target in router.targets)))
 
-    def decide(self, tickets: Sequence[Ticket], *, explain: bool = False, advise: bool = False) -> list[Decision]:
-        """Decide each ticket; the answers come in the order of `tickets`, each as if it had been asked alone."""
-        return self.decide_cleaned(tickets, self.clean(tickets), explain=explain, advise=advise)
+    def decide(
+        self, tickets: Sequence[Ticket], *, explain: bool = False, advise: bool = False, encoder: Encoder | None = None,
+        failed: Callable[[EncoderError], None] = lambda error: None,
+    ) -> list[Decision]:  # fmt: skip
+        """Decide each ticket; the answers come in the order of `tickets`, each as if it had been asked alone.
+
+        With an `encoder` the deep path is asked for the doubtful ones. Where the encoder fails, which `failed` is told, the fast path's
+        answers stand.
+        """
+        texts = self.clean(tickets)
+        answers = self.answer(tickets, texts, explain=explain)
+        decisions = self.conclude(tickets, texts, answers, explain=explain, advise=advise)
+        doubtful = [i for i, doubt in enumerate(answers.doubtful) if doubt] if encoder else []
+        if encoder and doubtful:
+            try:
+                embeddings = encoder.encode([texts[i] for i in doubtful])
+            except EncoderError as error:
+                failed(error)
+            else:
+                again = self.reconsider([tickets[i] for i in doubtful], [texts[i] for i in doubtful], embeddings, explain=explain, advise=advise)
+                for i, decision in zip(doubtful, again, strict=True):
+                    decisions[i] = decision
+        return decisions
+
+    def reconsider(
+        self, tickets: Sequence[Ticket], texts: list[str], embeddings: NDArray[np.float32], *, explain: bool = False, advise: bool = False
+    ) -> list[Decision]:
+        """The deep path's decisions on tickets whose cleaned `texts` have these `embeddings`."""
+        answers = self.answer(tickets, texts, explain=explain, embeddings=embeddings)
+        return self.conclude(tickets, texts, answers, explain=explain, advise=advise)
 
     @staticmethod
     def clean(tickets: Sequence[Ticket]) -> list[str]:
         """What is to be read of each ticket."""
         return [clean(ticket.subject, ticket.body) for ticket in tickets]
 
-    def decide_cleaned(self, tickets: Sequence[Ticket], texts: list[str], *, explain: bool = False, advise: bool = False) -> list[Decision]:
-        """`decide` for who has the cleaned `texts` of the `tickets` already."""
+    def answer(self, tickets: Sequence[Ticket], texts: list[str], *, explain: bool = False, embeddings: NDArray[np.float32] | None = None) -> Answers:
+        """What the router says of the cleaned `texts` of the `tickets`; see `Router.answer`."""
         told = [language.normalise(ticket.language) if ticket.language else None for ticket in tickets]
-        answers = self.router.answer(texts, told, explain=explain)
+        return self.router.answer(texts, told, explain=explain, embeddings=embeddings)
+
+    def conclude(
+        self, tickets: Sequence[Ticket], texts: list[str], answers: Answers, *, explain: bool = False, advise: bool = False
+    ) -> list[Decision]:
+        """The decisions that follow from the router's `answers`, by the thresholds and the policy."""
         asked = [
             (target.name, target.labels, answers.top[target.name].tolist(), answers.probabilities[target.name].tolist())
             for target in self.router.targets
@@ -125,7 +167,7 @@ class Decider:
             kind = labels.get(KIND)
             decision: Decision = {
                 "model_version": self.router.version,
-                "path": "fast",
+                "path": answers.path,
                 "language": {"code": code, "confidence": sure},
                 "labels": labels,
                 "action": action,
@@ -144,13 +186,16 @@ class Decider:
                     ]
                     for target, phrases in zip(self.router.targets, answers.phrases[i], strict=True)
                 }
+                if answers.path == "deep":
+                    decision["explanation_note"] = DEEP_NOTE
             decisions.append(decision)
         return decisions
 
-    def _threshold(self, target: Target) -> float:
-        # No confidence keeps the promise: none is enough.
-        learned = 2.0 if target.threshold is None else target.threshold
-        return max(learned, self.policy.thresholds.get(target.name, 0.0))
+    def _limits_of(self, targets: tuple[Target, ...]) -> "_Limits":
+        # Where no confidence keeps the promise, none is enough.
+        least = {t.name: max(2.0 if t.threshold is None else t.threshold, self.policy.thresholds.get(t.name, 0.0)) for t in targets}
+        protected = [(t.name, label, t.labels.index(label), limit) for t in targets for label, limit in t.protect.items()]
+        return _Limits(least, protected)
 
     def _act(self, i: int, text: bool, familiar: bool, code: str, answers: Answers, labels: dict[str, LabelAnswer]) -> tuple[Action, list[str]]:
         """The action for answer `i`, and its reasons."""
@@ -159,23 +204,28 @@ class Decider:
         reasons: list[str] = []
         if not familiar:
             reasons.append("unfamiliar")
-        if code not in self._learned:
-            reasons.append("unknown_language")
+        # Without its words the fast path knows nothing of a text. The deep path does, but what it promises was not shown in that language:
+        # a person sees its answer first.
         strange = bool(reasons)
-        unsure = [t.name for t in self._routed if labels[t.name]["confidence"] < self._thresholds[t.name]]
+        foreign = code not in self.router.learned
+        if foreign:
+            reasons.append("unknown_language")
+            strange = strange or answers.path == "fast"
+        limits = self._limits[id(answers.targets[i])]
+        unsure = [name for name in self._routed if labels[name]["confidence"] < limits.least[name]]
         reasons += [f"unsure_{name}" for name in unsure]
         missed = [
             f"possible_{label}"
-            for name, label, place, limit in self._protected
+            for name, label, place, limit in limits.protected
             if labels[name]["label"] != label and answers.probabilities[name][i, place] >= limit
         ]
         reasons += missed
         if strange:
             return "review", reasons
-        if not unsure and not missed:
+        if not unsure and not missed and not foreign:
             return "auto", reasons
         leading = self._leading.name
-        return ("suggest" if labels[leading]["confidence"] >= self._thresholds[leading] else "review"), reasons
+        return ("suggest" if labels[leading]["confidence"] >= limits.least[leading] else "review"), reasons
 
     def _involved(self, i: int, answers: Answers, labels: dict[str, LabelAnswer]) -> list[str]:
         """Further labels of the policy's `involve` target whose own one-against-the-rest score says yes."""

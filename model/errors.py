@@ -11,3 +11,7 @@ class BundleError(ModelError):
 
 class PolicyError(ModelError):
     """The policy or the taxonomy is not valid."""
+
+
+class EncoderError(ModelError):
+    """A sentence encoder is absent, slow or wrong. No row of it was used; the fast path answers without it."""

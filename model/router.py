@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model import language, scoring
+from model.deep import Deep
 
 LONGEST_PHRASE = 4  # words
 MOST_PHRASES = 6  # of a target that a decision tells
@@ -48,19 +49,24 @@ class Target:
 
 
 class Answers(NamedTuple):
-    """What the router says of some texts; every list and array has one entry a text.
+    """What the router says of some texts, by one `path`; every list and array has one entry a text.
 
-    `probabilities`: for each target (texts, labels); `top`: for each target (texts, `RANKS`) its most probable labels, best
+    `targets`: those of the path for each text, calibrated for what it went by; `probabilities`: for each target (texts, labels); `top`: for each target (texts, `RANKS`) its most probable labels, best
     first, -1 where there are fewer; `phrases`: for each text, for each target, the phrases that pulled its best label as
     [start, end, weight], strongest first (none unless asked for); `languages`: code and confidence; `familiar`: whether enough of
-    its words were seen in training for its answers to mean something; `scores`: (texts, columns).
+    its words were seen in training, or on the deep path whether it is like any ticket of training, for the answers to mean something;
+    `doubtful`: whether the deep path should be asked (never on the deep path, or where there is none); `scores`: (texts, columns), the fast
+    path's.
     """
 
+    path: Literal["fast", "deep"]
+    targets: list[tuple[Target, ...]]
     probabilities: dict[str, NDArray[np.float32]]
     top: dict[str, NDArray[np.int32]]
     phrases: list[list[list[list[float]]]]
     languages: list[tuple[str, float]]
     familiar: list[bool]
+    doubtful: list[bool]
     scores: NDArray[np.float32]
 
 
@@ -91,9 +97,13 @@ class Router:
     least_known: float
     text_columns: tuple[str, ...]
     version: str
+    deep: Deep | None = None
 
-    def answer(self, texts: list[str], told: list[str | None] | None = None, *, explain: bool = False) -> Answers:
-        """Answer cleaned `texts`; `told` gives the languages that are known beforehand (codes, None where not).
+    def answer(
+        self, texts: list[str], told: list[str | None] | None = None, *, explain: bool = False, embeddings: NDArray[np.float32] | None = None
+    ) -> Answers:
+        """Answer cleaned `texts`; `told` gives the languages that are known beforehand (codes, None where not). With their `embeddings`
+        (texts, dimensions), by the encoder that `deep` names, the deep path answers.
 
         Raises TypeError for a lone string: its letters would be taken for texts.
         """
@@ -118,7 +128,51 @@ class Router:
             [phrases[:n] for phrases, n in zip(by_target, counts, strict=True)]
             for by_target, counts in zip(found.phrases.tolist(), found.found.tolist(), strict=True)
         ]
-        return Answers(probabilities, top, pulled, spoken, familiar, scores)
+        fast = Answers("fast", [self.targets] * len(texts), probabilities, top, pulled, spoken, familiar, [False] * len(texts), scores)
+        if self.deep is None:
+            return fast
+        if embeddings is None:
+            return fast._replace(doubtful=self._doubtful(fast, self.deep))
+        return self._deepened(texts, fast, self.deep, embeddings)
+
+    @cached_property
+    def learned(self) -> frozenset[str]:
+        """The languages that training saw."""
+        if self.languages is not None:
+            return frozenset(self.languages.labels)
+        return frozenset([self.only_language] if self.only_language else [])
+
+    def _doubtful(self, fast: Answers, deep: Deep) -> list[bool]:
+        doubtful = [not known or code not in self.learned for known, (code, _) in zip(fast.familiar, fast.languages, strict=True)]
+        for name, least in deep.ask.items():
+            surest = fast.probabilities[name].max(axis=1).tolist()
+            doubtful = [doubt or sure < least for doubt, sure in zip(doubtful, surest, strict=True)]
+        return doubtful
+
+    def _deepened(self, texts: list[str], fast: Answers, deep: Deep, embeddings: NDArray[np.float32]) -> Answers:
+        """The fast path's answers with the deep path's labels in place of its own, and what the words say for those."""
+        scores, nearest = deep.machine.scores(embeddings)
+        abroad = np.array([code not in self.learned for code, _ in fast.languages], bool)
+        both = fast.scores[:, : scores.shape[1]] + scores * deep.shares
+        probabilities, top = {}, {}
+        for mixed, alone in zip(deep.mixed, deep.alone, strict=True):
+            p = np.where(abroad[:, None], alone.probabilities(scores), mixed.probabilities(both)).astype(np.float32)
+            order = np.argsort(-p, axis=1, kind="stable")[:, :RANKS].astype(np.int32)
+            probabilities[mixed.name] = p
+            top[mixed.name] = np.pad(order, ((0, 0), (0, RANKS - order.shape[1])), constant_values=-1)
+        phrases = []
+        for i, by_target in enumerate(fast.phrases):
+            columns = [target.first + int(top[target.name][i, 0]) for target in self.targets[: len(by_target)]]
+            found = scoring.phrases(texts[i], self.rows, columns, LONGEST_PHRASE) if columns else []
+            phrases.append([[list(phrase) for phrase in pulled[:MOST_PHRASES]] for pulled in found])
+        return fast._replace(
+            path="deep",
+            phrases=phrases,
+            targets=[deep.alone if away else deep.mixed for away in abroad],
+            probabilities=probabilities,
+            top=top,
+            familiar=(nearest >= deep.scope).tolist(),
+        )
 
     def explain(self, text: str, columns: list[int]) -> list[list[Phrase]]:
         """For each of `columns` (a label's: ``target.first + label``) all the phrases of a cleaned text that pulled towards it

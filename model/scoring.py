@@ -1,15 +1,19 @@
-"""Scores as sums over words: ``score = bias + sum(weight(count) * row) / norm``, one row of numbers a word or pair.
+"""Scores as sums over words: ``score = bias + sum(row) / norm``, one row of numbers a word, a pair, or two words near each other.
 
 The rows of all targets and of the language head lie side by side, so one lookup serves them all. The last column of a
 row is its squared length; ``norm`` is the length of the ticket's feature vector as if no two words shared a subword,
 which keeps every word's part in the score additive (DESIGN: "the same, additive norm"). A word that training did not see
 gets its row from its subwords.
 
+Most pairs of a new text were never seen in training. A bit map of those that were, small enough to stay in the processor's
+cache, spares them the way to the table (Bloom, "Space/time trade-offs in hash coding with allowable errors", 1970, with one hash).
+
 `Rows` is an open-addressing hash table in plain arrays: what is saved in a bundle, and what the compiled loops read.
 """
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import numba as nb
@@ -21,26 +25,52 @@ from model.phrases import strongest
 from model.tokens import Codes, Hashes
 
 LONGEST_WORD = 64  # characters of a word that subwords are cut from; a longer run is base64 or an attack
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_UNSEEN = np.uint64(1 << 63)  # marks the hash of a word without a row, where else the number of a row stands
+_GOLDEN, _20 = np.uint64(0x9E3779B97F4A7C15), np.uint64(20)
+_63, _6 = np.uint64(63), np.uint64(6)
+_ROW_BITS = np.uint64(26)
+_ROW = np.uint64((1 << 26) - 1)
+MOST_ROWS = (1 << 26) - 1
+EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Hash to row. `keys` and `places` have a power of two of slots (place -1: empty); `values` is float32 of shape
-    (rows, columns + 1), its last column the squared length."""
+    """Hash to row. `slots` is uint64, a power of two of them: the upper 38 bits of a hash and the number of its row, or `EMPTY`. The bits
+    that are cut off say where a search begins, so that one hash in 10^11 or so is taken for another. `values` is float32 of shape
+    (rows, columns + 1), its last column the squared length. The rows of pairs, neighbours or not, are those from `first_pair` on;
+    `reach`: how many words apart two words may stand to be near each other (1: neighbours alone)."""
 
-    keys: Hashes
-    places: NDArray[np.int32]
+    slots: Hashes
     values: NDArray[np.float32]
+    first_pair: int
+    reach: int
 
     @classmethod
-    def build(cls, hashes: Hashes, values: NDArray[np.float32]) -> Self:
-        """The table of `hashes` (distinct, shape (rows,)) and their `values` (rows, columns + 1)."""
-        slots = 1 << max(4, math.ceil(math.log2(max(1, len(hashes)) * 2)))
-        keys = np.zeros(slots, np.uint64)
-        places = np.full(slots, -1, np.int32)
-        _fill(keys, places, np.ascontiguousarray(hashes, np.uint64))
-        return cls(keys, places, np.ascontiguousarray(values, np.float32))
+    def build(cls, hashes: Hashes, values: NDArray[np.float32], first_pair: int, reach: int) -> Self:
+        """The table of `hashes` (distinct, shape (rows,)) and their `values` (rows, columns + 1). Raises ValueError over `MOST_ROWS`."""
+        if len(hashes) > MOST_ROWS:
+            raise ValueError(f"{len(hashes)} rows; a table holds {MOST_ROWS}")
+        slots = np.full(1 << max(4, math.ceil(math.log2(max(1, len(hashes)) * 2))), EMPTY)
+        _fill(slots, np.ascontiguousarray(hashes, np.uint64))
+        return cls(slots, np.ascontiguousarray(values, np.float32), first_pair, reach)
+
+    @cached_property
+    def compiled(self) -> "_Table":
+        """The table as the compiled loops want it."""
+        bits = 1 << max(6, math.ceil(math.log2(max(1, len(self.values) - self.first_pair) * 8)))
+        pairs = np.zeros(bits // 64, np.uint64)
+        _mark(self.slots, self.first_pair, pairs)
+        return _Table(self.slots, self.values, pairs, self.reach)
+
+
+class _Table(NamedTuple):
+    """`Rows`, and `pairs`: a bit for each pair that has a row."""
+
+    slots: Hashes
+    values: NDArray[np.float32]
+    pairs: Hashes
+    reach: int
 
 
 class Scores(NamedTuple):
@@ -82,7 +112,7 @@ def answer(texts: list[str], rows: Rows, bias: NDArray[np.float32], heads: Heads
     words, known = np.empty(n, np.int32), np.empty(n, np.int32)
     top = np.empty((n, len(heads.sharpness), ranks), np.int32)
     phrases, found = np.empty((n, explained, most, 3), np.float32), np.empty((n, explained), np.int32)
-    _answer(codes, offsets, tokens.character_classes(), rows.keys, rows.places, rows.values, bias, heads.firsts, heads.sharpness, heads.shifts,
+    _answer(codes, offsets, tokens.character_classes(), rows.compiled, bias, heads.firsts, heads.sharpness, heads.shifts,
             longest, scores, words, known, probabilities, top, phrases, found)  # fmt: skip
     return Answered(Scores(scores, words, known), probabilities, top, phrases, found)
 
@@ -98,7 +128,7 @@ def phrases(text: str, rows: Rows, columns: list[int], longest: int) -> list[lis
     (start, end, weight), strongest first; the weights add up to the column's score less its bias."""
     codes, _ = tokens.encode([text])
     out, found = np.empty((len(columns), len(text), 3), np.float32), np.empty(len(columns), np.int32)
-    _phrases(codes, tokens.character_classes(), rows.keys, rows.places, rows.values, np.array(columns), longest, out, found)
+    _phrases(codes, tokens.character_classes(), rows.compiled, np.array(columns), longest, out, found)
     return [[(int(start), int(end), weight) for start, end, weight in phrases[:n]] for phrases, n in zip(out.tolist(), found.tolist(), strict=True)]
 
 
@@ -106,159 +136,167 @@ def phrases(text: str, rows: Rows, columns: list[int], longest: int) -> list[lis
 
 
 class _Room(NamedTuple):
-    """Where one text after another is taken apart. Each word: where it stands (`begins`, `ends`), its hash (`words`), its place among
-    the distinct terms (`of_word`), and that of the pair with the next one (`of_pair`). Each distinct term, the words before the
-    pairs: its hash (`terms`), how often it occurs (`counts`), the word it is (`firsts`, -1 for a pair), its row (`rows`, -1 where
-    training did not see it). `seen` and `slots` find a term again; `cuts` holds the subwords of one word."""
+    """Where one text after another is taken apart. Each word: where it stands (`begins`, `ends`), its hash (`words`), its row (`rows`, -1
+    where it has none). `found`: the rows of words and pairs, one for each time they come up, and `more`, how many times their squared length
+    each adds. `seen` and `counts`: how often each word or row has come up in the text, by open addressing; `cuts`: the
+    subwords of one word."""
 
     begins: NDArray[np.int32]
     ends: NDArray[np.int32]
     words: Hashes
-    of_word: NDArray[np.int32]
-    of_pair: NDArray[np.int32]
-    terms: Hashes
-    counts: NDArray[np.int32]
-    firsts: NDArray[np.int32]
     rows: NDArray[np.int32]
+    found: NDArray[np.uint32]
+    more: NDArray[np.float32]
     seen: Hashes
-    slots: NDArray[np.int32]
+    counts: NDArray[np.int32]
     cuts: Hashes
 
 
 @nb.njit(cache=True, nogil=True)
-def _room(longest: int) -> _Room:
-    """Room for texts of up to `longest` characters."""
+def _slots(words: int, table: _Table) -> int:
+    """Slots that count what comes up in a text of so many words, at most half of them taken."""
     slots = 16
-    while slots < 4 * longest:
+    while slots < 2 * (words + min(words * table.reach, len(table.values))):
         slots *= 2
+    return slots
+
+
+@nb.njit(cache=True, nogil=True)
+def _room(longest: int, table: _Table) -> _Room:
+    """Room for texts of up to `longest` characters."""
+    slots = _slots(longest, table)
     return _Room(
         np.empty(longest, np.int32), np.empty(longest, np.int32), np.empty(longest, np.uint64), np.empty(longest, np.int32),
-        np.empty(longest, np.int32), np.empty(2 * longest, np.uint64), np.empty(2 * longest, np.int32), np.empty(2 * longest, np.int32),
-        np.empty(2 * longest, np.int32), np.empty(slots, np.uint64), np.empty(slots, np.int32),
-        np.empty(tokens.subword_count(LONGEST_WORD), np.uint64),
+        np.empty(longest * (table.reach + 1), np.uint32), np.empty(longest * (table.reach + 1), np.float32), np.empty(slots, np.uint64), np.empty(slots, np.int32), np.empty(tokens.subword_count(LONGEST_WORD), np.uint64),
     )  # fmt: skip
 
 
 @nb.njit(cache=True, nogil=True)
-def _fill(keys: Hashes, places: NDArray[np.int32], hashes: Hashes) -> None:
-    mask = np.uint64(len(keys) - 1)
+def _fill(slots: Hashes, hashes: Hashes) -> None:
+    mask = np.uint64(len(slots) - 1)
     for row in range(len(hashes)):
         slot = hashes[row] & mask
-        while places[slot] >= 0:
+        while slots[slot] != EMPTY:
             slot = (slot + np.uint64(1)) & mask
-        keys[slot] = hashes[row]
-        places[slot] = row
+        slots[slot] = (hashes[row] & ~_ROW) | np.uint64(row)
 
 
 @nb.njit(cache=True, nogil=True)
-def _find(keys: Hashes, places: NDArray[np.int32], wanted: np.uint64) -> int:
-    mask = np.uint64(len(keys) - 1)
+def _mark(slots: Hashes, first_pair: int, pairs: Hashes) -> None:
+    mask = np.uint64(len(pairs) * 64 - 1)
+    for slot in range(len(slots)):
+        if slots[slot] != EMPTY and slots[slot] & _ROW >= np.uint64(first_pair):
+            bit = (slots[slot] >> _ROW_BITS) & mask
+            pairs[bit >> _6] |= np.uint64(1) << (bit & _63)
+
+
+@nb.njit(cache=True, nogil=True)
+def find(slots: Hashes, wanted: np.uint64) -> int:
+    """The row of a hash, by the `slots` of `Rows`; -1 where it has none."""
+    mask = np.uint64(len(slots) - 1)
     slot = wanted & mask
-    while places[slot] >= 0:
-        if keys[slot] == wanted:
-            return int(places[slot])
+    while slots[slot] != EMPTY:
+        if not (slots[slot] ^ wanted) & ~_ROW:
+            return np.int64(slots[slot] & _ROW)  # type: ignore[return-value]  # int() would leave it unsigned, and -1 make it a float
         slot = (slot + np.uint64(1)) & mask
     return -1
 
 
 @nb.njit(cache=True, nogil=True)
-def _count(room: _Room, hash_: np.uint64, word: int, n: int, mask: np.uint64) -> tuple[int, int]:
-    """Count one occurrence of a term; returns (its place among the distinct terms, how many there are now)."""
-    slot = (hash_ * _GOLDEN) & mask
-    while room.slots[slot] >= 0:
-        if room.seen[slot] == hash_:
-            place = room.slots[slot]
-            room.counts[place] += 1
-            return place, n
+def _find_pair(slots: Hashes, pairs: Hashes, hash_: np.uint64) -> int:
+    bit = (hash_ >> _ROW_BITS) & np.uint64(len(pairs) * 64 - 1)
+    if not (pairs[bit >> _6] >> (bit & _63)) & np.uint64(1):
+        return -1
+    return find(slots, hash_)
+
+
+@nb.njit(cache=True, nogil=True)
+def _count(seen: Hashes, counts: NDArray[np.int32], key: np.uint64, mask: np.uint64) -> np.float32:
+    """How many times its squared length `key` adds now. What comes up n times is n^2 of it in all, so each time adds what lies between
+    n^2 and the square before."""
+    slot = ((key * _GOLDEN) >> _20) & mask
+    while counts[slot] > 0:
+        if seen[slot] == key:
+            counts[slot] += 1
+            return np.float32(2 * counts[slot] - 1)
         slot = (slot + np.uint64(1)) & mask
-    room.seen[slot] = hash_
-    room.slots[slot] = n
-    room.terms[n] = hash_
-    room.counts[n] = 1
-    room.firsts[n] = word
-    return n, n + 1
+    seen[slot] = key
+    counts[slot] = 1
+    return np.float32(1)
+
+
+# In the two functions below arrays are taken out of their tuples first: numba counts references at each access.
 
 
 @nb.njit(cache=True, nogil=True)
-def _take_apart(room: _Room, codes: Codes, classes: NDArray[np.uint8], keys: Hashes, places: NDArray[np.int32]) -> tuple[int, int, int]:
-    """Fill `room` with one text; how many words, words that training had seen, and distinct terms it has."""
-    n_words = tokens.scan(codes, 0, len(codes), classes, room.begins, room.ends, room.words)
-    used = 16
-    while used < 4 * n_words:
-        used *= 2
-    room.slots[:used] = -1
-    mask = np.uint64(used - 1)
-    n = 0
-    for i in range(n_words):
-        room.of_word[i], n = _count(room, room.words[i], i, n, mask)
-    distinct_words = n
-    for i in range(n_words - 1):
-        room.of_pair[i], n = _count(room, tokens.pair_hash(room.words[i], room.words[i + 1]), -1, n, mask)
-    known = 0
-    for term in range(n):
-        room.rows[term] = _find(keys, places, room.terms[term])
-        if term < distinct_words and room.rows[term] >= 0:
-            known += room.counts[term]
-    return n_words, known, n
-
-
-@nb.njit(cache=True, nogil=True)
-def _cut(room: _Room, codes: Codes, word: int) -> int:
-    begin = room.begins[word]
-    return int(tokens.cut(codes, begin, min(room.ends[word], begin + LONGEST_WORD), room.cuts))
-
-
-@nb.njit(cache=True, nogil=True)
-def _add_up(room: _Room, n: int, codes: Codes, keys: Hashes, places: NDArray[np.int32], values: NDArray[np.float32],
-            total: NDArray[np.float32]) -> np.float32:  # fmt: skip
-    """Write the sum of the terms' weighted rows to `total` (columns,); returns what it is to be multiplied by."""
+def _add_up(room: _Room, codes: Codes, classes: NDArray[np.uint8], table: _Table, total: NDArray[np.float32]) -> tuple[int, int, np.float32]:
+    """Take one text apart and write the sum of its rows to `total` (columns,): how many words it has, how many of them have a row,
+    and what the sum is to be multiplied by."""
+    slots, values, pairs, reach = table
+    begins, ends, words, rows, found, more, seen, counts, cuts = room
     columns = len(total)
+    n_words = tokens.scan(codes, 0, len(codes), classes, begins, ends, words)
+    used = _slots(n_words, table)
+    counts[:used] = 0
+    mask = np.uint64(used - 1)
     total[:] = 0
     squared = np.float32(0)
-    for term in range(n):
-        weight = np.float32(1.0 + math.log(room.counts[term]))
-        if room.rows[term] >= 0:
-            row = values[room.rows[term]]
-            squared += weight * weight * row[columns]
-            for k in range(columns):
-                total[k] += weight * row[k]
-        elif room.firsts[term] >= 0:
-            for i in range(_cut(room, codes, room.firsts[term])):
-                place = _find(keys, places, room.cuts[i])
+    known = 0
+    n = 0  # rows found; they are fetched together below, so that the processor waits for many at once and not for each in turn
+    for i in range(n_words):
+        rows[i] = find(slots, words[i])
+        if rows[i] >= 0:
+            known += 1
+            found[n] = rows[i]
+            n += 1
+        else:
+            times = _count(seen, counts, words[i] | _UNSEEN, mask)
+            for j in range(tokens.cut(codes, begins[i], min(ends[i], begins[i] + LONGEST_WORD), cuts)):
+                place = find(slots, cuts[j])
                 if place >= 0:
-                    row = values[place]
-                    squared += weight * weight * row[columns]
+                    squared += times * values[place, columns]
                     for k in range(columns):
-                        total[k] += weight * row[k]
-    return np.float32(1.0 / math.sqrt(squared)) if squared > 0 else np.float32(0.0)
+                        total[k] += values[place, k]
+        for gap in range(1, min(reach, i) + 1):
+            place = _find_pair(slots, pairs, tokens.pair_hash(words[i - gap], words[i], gap))
+            if place >= 0:
+                found[n] = place
+                n += 1
+    for i in range(n):
+        more[i] = _count(seen, counts, np.uint64(found[i]), mask)
+    for i in range(n):
+        place = found[i]
+        squared += more[i] * values[place, columns]
+        for k in range(columns):
+            total[k] += values[place, k]
+    return n_words, known, np.float32(1.0 / math.sqrt(squared)) if squared > 0 else np.float32(0.0)
 
 
 @nb.njit(cache=True, nogil=True)
-def _parts(room: _Room, n_words: int, codes: Codes, keys: Hashes, places: NDArray[np.int32], values: NDArray[np.float32], norm: np.float32,
-           columns: NDArray[np.int64], parts: NDArray[np.float32]) -> None:  # fmt: skip
+def _parts(room: _Room, n_words: int, codes: Codes, table: _Table, norm: np.float32, columns: NDArray[np.int64],
+           parts: NDArray[np.float32]) -> None:  # fmt: skip
     """Write to `parts` (columns, words) what each word adds to the score of each of `columns`; a pair's part is shared by its two
     words, so that the parts add up to the score less the bias."""
+    slots, values, pairs, reach = table
+    begins, ends, words, rows, _, _, _, _, cuts = room
+    parts[:, :n_words] = 0
     for i in range(n_words):
-        term = room.of_word[i]
-        share = norm * np.float32((1.0 + math.log(room.counts[term])) / room.counts[term])
-        if room.rows[term] >= 0:
+        if rows[i] >= 0:
             for c in range(len(columns)):
-                parts[c, i] = share * values[room.rows[term], columns[c]]
+                parts[c, i] += norm * values[rows[i], columns[c]]
         else:
-            parts[:, i] = 0
-            for j in range(_cut(room, codes, i)):
-                place = _find(keys, places, room.cuts[j])
+            for j in range(tokens.cut(codes, begins[i], min(ends[i], begins[i] + LONGEST_WORD), cuts)):
+                place = find(slots, cuts[j])
                 if place >= 0:
                     for c in range(len(columns)):
-                        parts[c, i] += share * values[place, columns[c]]
-    for i in range(n_words - 1):
-        term = room.of_pair[i]
-        if room.rows[term] >= 0:
-            share = norm * np.float32(0.5 * (1.0 + math.log(room.counts[term])) / room.counts[term])
-            for c in range(len(columns)):
-                half = share * values[room.rows[term], columns[c]]
-                parts[c, i] += half
-                parts[c, i + 1] += half
+                        parts[c, i] += norm * values[place, columns[c]]
+        for gap in range(1, min(reach, i) + 1):
+            place = _find_pair(slots, pairs, tokens.pair_hash(words[i - gap], words[i], gap))
+            if place >= 0:
+                for c in range(len(columns)):
+                    half = np.float32(0.5) * norm * values[place, columns[c]]
+                    parts[c, i - gap] += half
+                    parts[c, i] += half
 
 
 @nb.njit(cache=True, nogil=True)
@@ -289,20 +327,19 @@ def _calibrate(scores: NDArray[np.float32], firsts: NDArray[np.int32], sharpness
 
 
 @nb.njit(cache=True, nogil=True)
-def _answer(codes: Codes, offsets: NDArray[np.int64], classes: NDArray[np.uint8], keys: Hashes, places: NDArray[np.int32],
-            values: NDArray[np.float32], bias: NDArray[np.float32], firsts: NDArray[np.int32], sharpness: NDArray[np.float32],
-            shifts: NDArray[np.float32], longest: int, scores: NDArray[np.float32], words: NDArray[np.int32], known: NDArray[np.int32],
-            probabilities: NDArray[np.float32], top: NDArray[np.int32], phrases: NDArray[np.float32], found: NDArray[np.int32]) -> None:  # fmt: skip
+def _answer(codes: Codes, offsets: NDArray[np.int64], classes: NDArray[np.uint8], table: _Table, bias: NDArray[np.float32],
+            firsts: NDArray[np.int32], sharpness: NDArray[np.float32], shifts: NDArray[np.float32], longest: int, scores: NDArray[np.float32],
+            words: NDArray[np.int32], known: NDArray[np.int32], probabilities: NDArray[np.float32], top: NDArray[np.int32],
+            phrases: NDArray[np.float32], found: NDArray[np.int32]) -> None:  # fmt: skip
     most = 1
     for text in range(len(offsets) - 1):
         most = max(most, offsets[text + 1] - offsets[text])
-    room = _room(most)
+    room = _room(most, table)
     explained = np.empty(found.shape[1], np.int64)
     parts = np.empty((len(explained), most), np.float32)
     for text in range(len(offsets) - 1):
         own = codes[offsets[text] : offsets[text + 1]]
-        words[text], known[text], n = _take_apart(room, own, classes, keys, places)
-        norm = _add_up(room, n, own, keys, places, values, scores[text])
+        words[text], known[text], norm = _add_up(room, own, classes, table, scores[text])
         for k in range(len(bias)):
             scores[text, k] = scores[text, k] * norm + bias[k]
         _calibrate(scores[text], firsts, sharpness, shifts, probabilities[text], top[text])
@@ -310,18 +347,17 @@ def _answer(codes: Codes, offsets: NDArray[np.int64], classes: NDArray[np.uint8]
             continue
         for head in range(len(explained)):
             explained[head] = firsts[head] + top[text, head, 0]
-        _parts(room, words[text], own, keys, places, values, norm, explained, parts)
+        _parts(room, words[text], own, table, norm, explained, parts)
         for head in range(len(explained)):
             found[text, head] = strongest(own, room.begins, room.ends, parts[head], words[text], longest, phrases[text, head])
 
 
 @nb.njit(cache=True, nogil=True)
-def _phrases(codes: Codes, classes: NDArray[np.uint8], keys: Hashes, places: NDArray[np.int32], values: NDArray[np.float32],
-             columns: NDArray[np.int64], longest: int, out: NDArray[np.float32], found: NDArray[np.int32]) -> None:  # fmt: skip
-    room = _room(max(1, len(codes)))
+def _phrases(codes: Codes, classes: NDArray[np.uint8], table: _Table, columns: NDArray[np.int64], longest: int, out: NDArray[np.float32],
+             found: NDArray[np.int32]) -> None:  # fmt: skip
+    room = _room(max(1, len(codes)), table)
     parts = np.empty((len(columns), max(1, len(codes))), np.float32)
-    n_words, _, n = _take_apart(room, codes, classes, keys, places)
-    norm = _add_up(room, n, codes, keys, places, values, np.empty(values.shape[1] - 1, np.float32))
-    _parts(room, n_words, codes, keys, places, values, norm, columns, parts)
+    n_words, _, norm = _add_up(room, codes, classes, table, np.empty(table.values.shape[1] - 1, np.float32))
+    _parts(room, n_words, codes, table, norm, columns, parts)
     for i in range(len(columns)):
         found[i] = strongest(codes, room.begins, room.ends, parts[i], n_words, longest, out[i])

@@ -2,7 +2,7 @@
 
 A *word* is a run of letters, marks and digits; ``?`` and ``!`` are words of their own. Scripts that write no spaces
 (Chinese, Japanese, Thai, Lao, Khmer, Burmese) give overlapping pairs of characters, which play the part of words. A
-*pair* is two neighbouring words. The *subwords* of a word are its character n-grams, with ``<`` and ``>`` for its edges.
+*pair* is two neighbouring words; words that stand a little further apart are *near* each other, whichever comes first. The *subwords* of a word are its character n-grams, with ``<`` and ``>`` for its edges.
 
 Training, classifying and explaining all come here, so they can never cut a ticket differently. The loops are compiled
 by numba (cached on disk); they work on code points, so a position found here is a position in the Python string.
@@ -132,9 +132,11 @@ def _finish(h: np.uint64) -> np.uint64:
 
 
 @nb.njit(cache=True, nogil=True)
-def pair_hash(left: np.uint64, right: np.uint64) -> np.uint64:
-    """The hash of two neighbouring words; the order counts."""
-    return _finish((left * _PRIME) ^ (right + _PAIR))
+def pair_hash(left: np.uint64, right: np.uint64, gap: int) -> np.uint64:
+    """The hash of two words, the second `gap` words after the first: neighbours (1) in their order, others in either."""
+    if gap == 1:
+        return _finish((left * _PRIME) ^ (right + _PAIR))
+    return left + right + _PAIR  # the words' hashes are well mixed, and so is their sum
 
 
 @nb.njit(cache=True, nogil=True)

@@ -20,6 +20,7 @@ from service.access import GuardedRoute
 from service.classify import api as classify
 from service.classify.schemas import MOST_TICKETS, BatchIn, TicketIn
 from service.classify.service import Desk
+from service.deep import DeepPath
 from service.health import api as health
 from service.keys.service import KeyRing
 from service.metrics import Metrics
@@ -58,13 +59,15 @@ def create_app(settings: Settings, *, alone: bool = False) -> FastAPI:
             gc.freeze()
         stopping = asyncio.Event()
         watching, tending = asyncio.create_task(champion.watch(state)), asyncio.create_task(_tend(state, stopping))
+        keeping = asyncio.create_task(state.deep.keep())
         try:
             yield
         finally:
             watching.cancel()
+            keeping.cancel()
             stopping.set()
             # Tending is not cancelled but awaited: its thread may hold a connection, which would be left open.
-            await asyncio.wait([watching, tending], timeout=STOP_SECONDS)
+            await asyncio.wait([watching, keeping, tending], timeout=STOP_SECONDS)
             await state.writer.stop()
             state.engine.dispose()
             del app.state.service
@@ -85,7 +88,9 @@ def open_state(settings: Settings, metrics: Metrics) -> State:
     A database that is away is no reason not to start: a worker that is replaced meanwhile must not end the others. Until it is back,
     which `_tend` sees, the state is not ready.
     """
-    decider, manifest = champion.load(bundle.find(settings.model), load_policy(settings.policy))
+    deep = DeepPath(settings.deep_seconds, settings.deep_waiting, metrics, off=settings.deep == "off")
+    decider, manifest, opened = champion.load(bundle.find(settings.model), load_policy(settings.policy), deep)
+    deep.take(opened)
     metrics.model.labels(decider.router.version).set(1)
     engine = database.connect(settings.database_url)
     keys = KeyRing(engine, settings.rate_per_key)
@@ -94,7 +99,7 @@ def open_state(settings: Settings, metrics: Metrics) -> State:
         _read_database(engine, keys)
     except SQLAlchemyError as error:
         writer.failed(type(error).__name__)
-    return State(settings, decider, manifest, load_taxonomy(), engine, writer, Desk(), keys, metrics)
+    return State(settings, decider, manifest, deep, load_taxonomy(), engine, writer, Desk(), keys, metrics)
 
 
 def _read_database(engine: Engine, keys: KeyRing) -> None:

@@ -30,22 +30,31 @@ class Metrics:
         self.in_flight = Gauge("pointsman_in_flight", "Requests at work.", registry=registry, multiprocess_mode="livesum")
         stages = Histogram(
             "pointsman_stage_seconds",
-            "Time of a stage: clean and classify the tickets that came together, queue until they are stored, write one transaction.",
+            "Time of a stage: clean and classify the tickets that came together, deep path waited for, queue until they are stored, write one "
+            "transaction.",
             ["stage"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.clean_seconds, self.classify_seconds = stages.labels("clean"), stages.labels("classify")
+        self.deep_seconds = stages.labels("deep")
         self.queue_seconds, self.write_seconds = stages.labels("queue"), stages.labels("write")
         self.written_together = Histogram(
             "pointsman_written_together", "Decisions stored by one commit.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512), registry=registry
         )
         self.decisions = Counter(
             "pointsman_decisions_total",
-            "Decisions made, by action, language and model version.",
-            ["action", "language", "model_version"],
+            "Decisions stored, by action, path, language and model version.",
+            ["action", "path", "language", "model_version"],
             registry=registry,
         )
+        deep = Counter(
+            "pointsman_deep_total",
+            "Doubtful tickets, by what became of them with the deep path: answered, late, full (no place), failed, resting (left alone).",
+            ["outcome"],
+            registry=registry,
+        )
+        self._deep = {outcome: deep.labels(outcome) for outcome in ("answered", "late", "full", "failed", "resting")}
         self.labels = Counter("pointsman_labels_total", "Labels decided, by target.", ["target", "label"], registry=registry)
         self.confidence = Histogram(
             "pointsman_confidence", "Confidence of the label decided, by target.", ["target"],
@@ -75,13 +84,18 @@ class Metrics:
         timer.observe(seconds)
 
     def count_decisions(self, decided: Iterable[Decision]) -> None:
-        """Enter decisions: action, language, version, labels and confidences."""
+        """Enter decisions: action, path, language, version, labels and confidences."""
         for decision in decided:
-            self._decision(decision["action"], decision["language"]["code"], decision["model_version"]).inc()
+            self._decision(decision["action"], decision["path"], decision["language"]["code"], decision["model_version"]).inc()
             for target, answer in decision["labels"].items():
                 count, confidence = self._label(target, answer["label"])
                 count.inc()
                 confidence.observe(answer["confidence"])
+
+    def count_deep(self, outcome: str, tickets: int) -> None:
+        """Enter what became of doubtful tickets."""
+        if tickets:
+            self._deep[outcome].inc(tickets)
 
     def exposition(self) -> bytes:
         """All meters, of all workers, in the text format of Prometheus."""

@@ -24,6 +24,12 @@ class Settings(BaseSettings):
         default=30, description="Days that ticket text and the words of explanations are kept; 0 keeps none."
     )
     deep: Literal["auto", "off"] = Field(default="auto", description="`off` turns the deep path off when classifying or serving.")
+    deep_seconds: Annotated[float, Field(gt=0, le=30)] = Field(
+        default=1.0, description="How long the deep path is waited for before the fast path's decision stands."
+    )
+    deep_waiting: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=4, description="Tickets (or batches) that the deep path is asked for at once in each worker; more get the fast path's decision."
+    )
     max_request_bytes: Annotated[int, Field(ge=1024)] = Field(  # the longest ticket fits, each character written as \uXXXX
         default=1_500_000, description="The largest body of a request for one ticket."
     )

@@ -8,6 +8,7 @@ from sqlalchemy.engine import Engine
 from model.decision import Decider
 from model.router import Router
 from model.taxonomy import Taxonomy
+from service.deep import DeepPath
 from service.keys.service import KeyRing
 from service.metrics import Metrics
 from service.settings import Settings
@@ -19,12 +20,13 @@ if TYPE_CHECKING:  # it takes a state itself
 
 @dataclass
 class State:
-    """The parts of a running application. `decider` and `manifest` change together when a new champion is taken; a request that
-    has begun goes on with the one it took. `reload_error` is why the newest champion is not the one that serves."""
+    """The parts of a running application. `decider`, `manifest` and what `deep` asks change together when a new champion is taken; a
+    request that has begun goes on with the one it took. `reload_error` is why the newest champion is not the one that serves."""
 
     settings: Settings
     decider: Decider
     manifest: dict[str, Any]
+    deep: DeepPath
     taxonomy: Taxonomy
     engine: Engine
     writer: Writer

@@ -17,25 +17,38 @@ def fit(scores: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[float, N
     Temperature scaling with a shift for each label (Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural
     networks", 2017: vector scaling with one common slope). `scores` (tickets, labels); `codes` (tickets,), -1 left out.
     """
+    (sharpness,), offsets = _likeliest([scores], codes)
+    return sharpness, offsets
+
+
+def mix(one: NDArray[np.float32], other: NDArray[np.float32], codes: NDArray[np.int64]) -> float:
+    """How many times the scores of `other` count beside those of `one`, by maximum likelihood of ``softmax(a * one + b * other + offsets)``
+    on held-out tickets: b / a."""
+    (a, b), _ = _likeliest([one, other], codes)
+    return b / a
+
+
+def _likeliest(scores: list[NDArray[np.float32]], codes: NDArray[np.int64]) -> tuple[list[float], NDArray[np.float64]]:
+    """The sharpness of each of `scores` and the common offsets."""
     labelled = codes >= 0
-    z, y = scores[labelled].astype(float), codes[labelled]
-    n, k = z.shape
+    z, y = np.stack([own[labelled].astype(float) for own in scores]), codes[labelled]
+    parts, n, k = z.shape
     if not n:
-        return 1.0, np.zeros(k)
+        return [1.0] * parts, np.zeros(k)
     picked = np.zeros((n, k))
     picked[np.arange(n), y] = 1
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        a, b = np.exp(parameters[0]), parameters[1:]
-        logits = a * z + b
+        a, b = np.exp(parameters[:parts]), parameters[parts:]
+        logits = np.tensordot(a, z, 1) + b
         total = logsumexp(logits, axis=1)
         gap = np.exp(logits - total[:, None]) - picked
         value = (total - logits[np.arange(n), y]).sum() + 0.5 * RIDGE * b @ b
-        return value, np.concatenate([[(gap * z).sum() * a], gap.sum(axis=0) + RIDGE * b])
+        return value, np.concatenate([(gap * z).sum(axis=(1, 2)) * a, gap.sum(axis=0) + RIDGE * b])
 
-    found = minimize(loss, np.concatenate([[np.log(3.0)], np.zeros(k)]), jac=True, method="L-BFGS-B",
-                     bounds=[(-3, 5)] + [(-5, 5)] * k)  # fmt: skip
-    return float(np.exp(found.x[0])), found.x[1:]
+    found = minimize(loss, np.concatenate([np.full(parts, np.log(3.0)), np.zeros(k)]), jac=True, method="L-BFGS-B",
+                     bounds=[(-3, 5)] * parts + [(-5, 5)] * k)  # fmt: skip
+    return np.exp(found.x[:parts]).tolist(), found.x[parts:]
 
 
 def lower_bound(right: float, of: float, risk: float) -> float:

@@ -49,8 +49,10 @@ def card(trained: Trained, test: dict[str, Any] | None) -> str:
         f"Learned from {trained.metrics['tickets']} tickets. Languages learned: {spoken}. In any other language its answers go to a person.",
         "It proposes; thresholds and policy decide what is routed without a person. It must not be used to judge customers or staff.",
         "",
-        "Linear support vector machines over words, pairs of words and character n-grams; calibrated on held-out tickets.",
-        f"Chosen by cross-validation: cost {trained.chosen['cost']} (macro-F1 by cost: {trained.chosen['macro_f1_by_cost']}).",
+        "Linear support vector machines over words, pairs of words (neighbours; where it helps, words near each other) and character n-grams; calibrated on held-out tickets.",
+        f"Chosen by cross-validation: {_settings(trained.chosen['recipe'] | {'cost': trained.chosen['cost']})}. Tried, with their macro-F1: "
+        + "; ".join(f"{_settings(tried)}" for tried in trained.chosen["tried"])
+        + ".",
         "",
         "## By cross-validation (no ticket was judged by a router that saw it or its near-duplicates)",
         "",
@@ -105,6 +107,10 @@ def _figures(targets: dict[str, Any]) -> list[str]:
         lines += [f"| {_cell(code)} | {f['n']} | {f['share']} {f['interval']} | {f['majority']} |" for code, f in figures["languages"].items()]
         lines.append("")
     return lines
+
+
+def _settings(chosen: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', '-')} {value:g}" for name, value in chosen.items())
 
 
 def _cell(text: str) -> str:

@@ -188,7 +188,7 @@ def repeated(texts: list[str], words: int = 5) -> float:
 def _near_duplicates(sets: list[Set]) -> list[str]:
     rows = [row["id"] for one in sets for row in one.rows]
     counts = TermCounts.of([text for one in sets for text in one.texts])
-    group = duplicates.groups(counts.documents[:, : counts.n_words], counts.term_hashes[: counts.n_words])
+    group = duplicates.groups(counts.words, counts.word_hashes)
     return [f"{rows[i]}: nearly the same words as {rows[first]}" for i, first in enumerate(group.tolist()) if first != i]
 
 

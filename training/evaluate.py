@@ -1,5 +1,6 @@
 """How good: per target, language and label, with the majority baseline beside every score and an interval around it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from training.table import TicketTable
 
 _BINS = 15
 _BATCH = 4096
+
+Progress = Callable[[str, int, int], None]
 
 
 def interval(right: int, of: int, confidence: float = 0.95) -> list[float]:
@@ -34,8 +37,10 @@ def calibration_error(confidence: NDArray[np.floating[Any]], right: NDArray[np.b
     return float(sum(abs(right[bin_].sum() - confidence[bin_].sum()) for bin_ in np.array_split(order, _BINS)) / len(order))
 
 
-def judge(target: Target, probabilities: NDArray[np.floating[Any]], codes: NDArray[np.int64], languages: list[str]) -> dict[str, Any]:
-    """The figures of one target.
+def judge(
+    target: Target, probabilities: NDArray[np.floating[Any]], codes: NDArray[np.int64], languages: list[str], by: list[Target] | None = None
+) -> dict[str, Any]:
+    """The figures of one target. `by`: the target as it was calibrated for each ticket, where two paths answered.
 
     `probabilities` (tickets, labels), made without having seen the tickets; `codes` (tickets,) the right labels, -1 where
     there is none, and the number of labels where it is one that the router does not know: the answer is wrong then.
@@ -52,7 +57,8 @@ def judge(target: Target, probabilities: NDArray[np.floating[Any]], codes: NDArr
     precision, recall, f1, support = precision_recall_fscore_support(right_codes, guess, labels=labels, zero_division=0.0)
     present = support > 0
     biggest = int(support.argmax())
-    covered = confidence >= (2.0 if target.threshold is None else target.threshold)
+    own = [by[i] for i in which] if by else [target] * n
+    covered = confidence >= np.array([2.0 if t.threshold is None else t.threshold for t in own])
     figures: dict[str, Any] = {
         "n": n,
         "accuracy": share(right),
@@ -80,8 +86,10 @@ def judge(target: Target, probabilities: NDArray[np.floating[Any]], codes: NDArr
     }
     if target.protect:
         figures["protected"] = {
-            label: _protected(p[:, target.labels.index(label)], guess, right_codes, target.labels.index(label), limit)
-            for label, limit in target.protect.items()
+            label: _protected(
+                p[:, target.labels.index(label)], guess, right_codes, target.labels.index(label), np.array([t.protect[label] for t in own])
+            )
+            for label in target.protect
         }
     figures["languages"] = {
         code or "?": _language(right[own], right_codes[own])
@@ -91,22 +99,42 @@ def judge(target: Target, probabilities: NDArray[np.floating[Any]], codes: NDArr
     return figures
 
 
-def evaluate(router: Router, table: TicketTable) -> dict[str, Any]:
-    """The figures of `router` on a table it never saw: ``{"tickets", "targets": {name: figures}, "language": figures}``."""
+def evaluate(
+    router: Router,
+    table: TicketTable,
+    encode: Callable[[list[str]], NDArray[np.float32]] | None = None,
+    progress: Progress = lambda stage, done, of: None,
+) -> dict[str, Any]:
+    """The figures of `router` on a table it never saw: ``{"tickets", "asked", "targets": {name: figures}, "language": figures}``. With
+    `encode`, texts in and embeddings out, the deep path is asked for the tickets that the fast one doubts, `asked` of them."""
     probabilities: dict[str, list[NDArray[np.floating[Any]]]] = {target.name: [] for target in router.targets}
+    by: dict[str, list[Target]] = {target.name: [] for target in router.targets}
     guessed: list[str] = []
+    asked = np.zeros(len(table), bool)
     for start in range(0, len(table), _BATCH):
-        answers = router.answer(table.texts[start : start + _BATCH])
+        texts = table.texts[start : start + _BATCH]
+        answers = router.answer(texts)
         guessed += [code for code, _ in answers.languages]
-        for name, p in answers.probabilities.items():
-            probabilities[name].append(p)
-    figures: dict[str, Any] = {"tickets": len(table), "targets": {}}
+        own, p = list(answers.targets), answers.probabilities
+        if encode and any(answers.doubtful):
+            doubtful = np.flatnonzero(answers.doubtful)
+            asked[start + doubtful] = True
+            deep = router.answer([texts[i] for i in doubtful], embeddings=encode([texts[i] for i in doubtful]))
+            for place, i in enumerate(doubtful):
+                own[i] = deep.targets[place]
+            for name in p:
+                p[name][doubtful] = deep.probabilities[name]
+        for place, target in enumerate(router.targets):
+            probabilities[target.name].append(p[target.name])
+            by[target.name] += [targets[place] for targets in own]
+        progress("judging", start + len(texts), len(table))
+    figures: dict[str, Any] = {"tickets": len(table), "asked": share(asked), "targets": {}}
     for target in router.targets:
         if target.name in table.labels:
             codes = table.codes(target.name, target.labels)
             named = np.array([label != "" for label in table.labels[target.name]])
             codes[named & (codes < 0)] = len(target.labels)
-            judged = judge(target, np.concatenate(probabilities[target.name]), codes, table.languages)
+            judged = judge(target, np.concatenate(probabilities[target.name]), codes, table.languages, by[target.name])
             strange = sorted(set(table.labels[target.name]) - {""} - set(target.labels))
             figures["targets"][target.name] = judged | {"unknown_labels": strange}
     said = [(told, guess) for told, guess in zip(table.languages, guessed, strict=True) if told]
@@ -128,14 +156,14 @@ def _given(probabilities: NDArray[np.floating[Any]], codes: NDArray[np.int64]) -
 
 
 def _protected(
-    probability: NDArray[np.floating[Any]], guess: NDArray[np.int64], codes: NDArray[np.int64], label: int, limit: float
+    probability: NDArray[np.floating[Any]], guess: NDArray[np.int64], codes: NDArray[np.int64], label: int, limits: NDArray[np.float64]
 ) -> dict[str, Any]:
     """Recall of a protected label: decided, and decided or held back from being routed as something else."""
     real = codes == label
     return {
         "recall": share((guess == label)[real]),
-        "recall_with_possible": share(((guess == label) | (probability >= limit))[real]),
-        "threshold": round(limit, 4),
+        "recall_with_possible": share(((guess == label) | (probability >= limits))[real]),
+        "threshold": round(float(limits[0]), 4),
     }
 
 

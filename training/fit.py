@@ -7,7 +7,7 @@ thresholds and figures stand on those scores. The router that serves is then lea
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,19 +16,28 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
+from model.deep import Deep, KernelMachine
 from model.router import Router, Target
 from model.taxonomy import Taxonomy
 from training import calibrate, duplicates, languages, solver
+from training import deep as deep_path
+from training.deep import Embedded
 from training.errors import TrainingError
 from training.evaluate import judge, share
-from training.features import LEAST_DOCUMENTS, Features, TermCounts
+from training.features import LEAST_DOCUMENTS, Features, Recipe, TermCounts
 from training.split import Fold, folds
 from training.table import TicketTable
 
-COSTS = (0.5, 1.0, 2.0)  # of a margin missed; the one with the best mean macro-F1 in cross-validation is kept
+# What the search over settings tries; the best mean macro-F1 on `SEARCHED` folds wins. Much noisy text wants words that are near each
+# other and features that tell the labels apart; few tickets, or short ones, do without. See benchmarks/README.md.
+RECIPES = (Recipe(reach=1, power=0.2, doubt=20), Recipe(reach=12, power=0.2, doubt=20), Recipe(reach=12, power=0.3, doubt=80))
+COSTS = (0.25, 0.5, 1.0, 2.0)  # of a margin missed
+USUAL = 1.0  # the cost with which recipes are compared
+SEARCHED = 2  # folds, which the search over settings is held to
 BALANCE = 0.3  # how much more the rare labels count; chosen by cross-validation, see benchmarks/README.md
 PROMISE = 0.95  # precision of the answers that are acted on without a person, unless another one is asked for
 RECALL = 0.97  # of a protected label, for the threshold of "possible"
+LEAST_SEARCHED = 2_000  # tickets, however short the budget
 LEAST_IN_LANGUAGE = 5  # tickets; a rarer language is not learned
 _ENTRIES_A_SECOND = 5e6  # of the document matrix, one fold and one cost, on one slow core; for the budget
 
@@ -38,13 +47,15 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Settings:
     """What an analyst chooses: promises (precision per target), priors (label shares at the door), the language of rows
-    that name none, seconds that the search over settings may take, and the seed."""
+    that name none, seconds that the search over settings may take, the seed, and how many seconds of the deep path a right label is
+    worth."""
 
     promises: dict[str, float] = field(default_factory=dict)
     priors: dict[str, dict[str, float]] = field(default_factory=dict)
     language: str | None = None
     budget: float = 60.0
     seed: int = 0
+    error_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -71,34 +82,35 @@ class _Head:
         return slice(self.first, self.first + len(self.labels))
 
 
-def fit(table: TicketTable, settings: Settings, taxonomy: Taxonomy, progress: Progress = lambda stage, done, of: None) -> Trained:
-    """Learn a router from `table`. The same table, settings and seed give the same router but for its version.
+def fit(
+    table: TicketTable, settings: Settings, taxonomy: Taxonomy, progress: Progress = lambda stage, done, of: None, *, embedded: Embedded | None = None
+) -> Trained:
+    """Learn a router from `table`, with a deep path where its tickets are `embedded`. The same table, settings and seed give the same router but for its version.
 
     Raises TrainingError where a promise or prior names a target or label that the table does not have, or the tickets are
     too few to be split.
     """
     progress("reading the words", 0, 1)
-    counts = TermCounts.of(table.texts)
+    counts = TermCounts.of(table.texts, max(recipe.reach for recipe in RECIPES))
     known = [code or settings.language or "" for code in table.languages]
     spoken = languages.fill(table.texts, known, counts, settings.seed)
     heads = _heads(table, spoken)
     targets = [head for head in heads if not head.is_language]
     _check_names(settings, targets)
-    group = duplicates.groups(counts.documents[:, : counts.n_words], counts.term_hashes[: counts.n_words])
+    group = duplicates.groups(counts.words, counts.word_hashes)
     strata = ["\x1f".join(parts) for parts in zip(*(table.labels[head.name] for head in targets), spoken, strict=True)]
     try:
         split = folds(strata, group, settings.seed)
     except ValueError as error:
         raise TrainingError(f"{len(table)} tickets, but {error}") from error
-    costs = _affordable(counts, settings.budget)
-    held_out = _cross_validate(counts, heads, split, costs, settings.seed, progress)
-    figures = {cost: float(np.mean([_macro_f1(head, scores) for head in targets])) for cost, scores in held_out.items()}
-    cost = max(costs, key=lambda tried: (figures[tried], -tried))
+    recipe, cost, tried = _search(counts, heads, split, settings, progress)
+    scores = _cross_validate(counts, heads, split, recipe, (cost,), settings.seed, progress)[cost]
     progress("learning from all tickets", 0, 1)
-    features = Features(counts)
-    weights, bias = _solve(features.fit_transform(np.arange(len(table))), heads, np.arange(len(table)), cost, settings.seed)
+    everything = np.arange(len(table))
+    features = Features(counts, recipe)
+    weights, bias = _solve(features.fit_transform(everything, _labels(heads, everything)), heads, everything, cost, settings.seed)
     progress("calibrating", 0, 1)
-    calibrated = [_calibrate(head, held_out[cost], split, settings, taxonomy) for head in heads]
+    calibrated = [_calibrate(head, scores, split, settings, taxonomy) for head in heads]
     spoken_head = calibrated[-1] if heads[-1].is_language else None
     metrics: dict[str, Any] = {"tickets": len(table), "near_duplicates": int(len(group) - len(np.unique(group)))}
     metrics["targets"] = {
@@ -108,9 +120,16 @@ def fit(table: TicketTable, settings: Settings, taxonomy: Taxonomy, progress: Pr
         guess = spoken_head[1].argmax(axis=1)
         metrics["language"] = share((guess == heads[-1].codes)[heads[-1].codes >= 0])
     if metrics["near_duplicates"]:
-        apart = folds(strata, np.arange(len(table)), settings.seed)
-        scores = _cross_validate(counts, targets, apart, (cost,), settings.seed, progress)[cost]
-        metrics["random_split"] = {head.name: share((scores[:, head.columns].argmax(axis=1) == head.codes)[head.codes >= 0]) for head in targets}
+        apart = folds(strata, np.arange(len(table)), settings.seed)[:SEARCHED]
+        random = _cross_validate(counts, targets, apart, recipe, (cost,), settings.seed, progress)[cost]
+        which = np.concatenate([fold.held_out for fold in apart])
+        metrics["random_split"] = {
+            head.name: share((random[:, head.columns].argmax(axis=1) == head.codes)[which][head.codes[which] >= 0]) for head in targets
+        }
+    deep = None
+    if embedded:
+        progress("learning the deep path", 0, 1)
+        deep, metrics["deep"] = _learn_deep(embedded, targets, scores, [p for _, p in calibrated[: len(targets)]], split, spoken, settings, taxonomy)
     router = Router(
         rows=features.rows(weights),
         bias=bias,
@@ -120,10 +139,10 @@ def fit(table: TicketTable, settings: Settings, taxonomy: Taxonomy, progress: Pr
         least_known=_least_known(counts, split),
         text_columns=table.text_columns,
         version=f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{secrets.token_hex(2)}",
+        deep=deep,
     )
     progress("done", 1, 1)
-    tried = {str(c): round(f, 4) for c, f in figures.items()}
-    return Trained(router, metrics, {"cost": cost, "balance": BALANCE, "macro_f1_by_cost": tried})
+    return Trained(router, metrics, {"recipe": asdict(recipe), "cost": cost, "balance": BALANCE, "tried": tried})
 
 
 def _heads(table: TicketTable, spoken: list[str]) -> list[_Head]:
@@ -156,23 +175,53 @@ def _check_names(settings: Settings, targets: list[_Head]) -> None:
             raise TrainingError(f"--prior: the shares of {name} add up to {total:g}; expected 1, or less where labels are left out")
 
 
-def _affordable(counts: TermCounts, budget: float) -> tuple[float, ...]:
-    """The costs to try: all of them, or the middle one where the budget is too short. It depends on the table's size, not on
-    the clock, so that the same input gives the same router."""
-    entries = counts.documents.nnz * counts.subwords.nnz / max(1, counts.subwords.shape[0])
-    return COSTS if entries * len(COSTS) * 5 / _ENTRIES_A_SECOND <= budget else COSTS[1:2]
+def _labels(heads: list[_Head], which: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The right labels of the targets: what features are weighed by. Not the languages: nearly every word tells them apart."""
+    return [head.codes[which] for head in heads if not head.is_language]
+
+
+def _search(
+    counts: TermCounts, heads: list[_Head], split: list[Fold], settings: Settings, progress: Progress
+) -> tuple[Recipe, float, list[dict[str, Any]]]:
+    """The recipe and the cost with the best macro-F1 on the first folds, and the figures of all that were tried.
+
+    A table too large for the budget is searched on as many tickets as it allows. That depends on the table's size, not on the
+    clock, so that the same input gives the same router.
+    """
+    entries = (counts.words.nnz * counts.cuts.nnz / max(1, counts.cuts.shape[0]) + counts.pairs.nnz) * SEARCHED
+    affordable = settings.budget * _ENTRIES_A_SECOND / max(1.0, entries * (len(RECIPES) + len(COSTS) - 1))
+    tickets = counts.words.shape[0]
+    most = max(LEAST_SEARCHED, int(tickets * affordable))
+    kept = np.zeros(tickets, bool)
+    kept[np.random.default_rng(settings.seed).permutation(tickets)[:most]] = True
+    searched = [Fold(fold.train[kept[fold.train]], fold.held_out[kept[fold.held_out]]) for fold in split[:SEARCHED]]
+    which = np.concatenate([fold.held_out for fold in searched])
+    tried: list[dict[str, Any]] = []
+
+    def judge_settings(recipe: Recipe, costs: tuple[float, ...]) -> dict[float, float]:
+        stage = f"trying settings {len(tried) + 1} of {len(RECIPES) + len(COSTS) - 1}"
+        found = _cross_validate(counts, heads, searched, recipe, costs, settings.seed, progress, stage)
+        figures = {cost: float(np.mean([_macro_f1(head, scores, which) for head in heads if not head.is_language])) for cost, scores in found.items()}
+        tried.extend(asdict(recipe) | {"cost": cost, "macro_f1": round(figure, 4)} for cost, figure in figures.items())
+        return figures
+
+    by_recipe = [judge_settings(recipe, (USUAL,)) for recipe in RECIPES]
+    best = max(range(len(RECIPES)), key=lambda i: (by_recipe[i][USUAL], -i))  # the simpler one where they are alike
+    by_cost = by_recipe[best] | judge_settings(RECIPES[best], tuple(cost for cost in COSTS if cost != USUAL))
+    return RECIPES[best], max(COSTS, key=lambda cost: (by_cost[cost], -cost)), tried
 
 
 def _cross_validate(
-    counts: TermCounts, heads: list[_Head], split: list[Fold], costs: tuple[float, ...], seed: int, progress: Progress
-) -> dict[float, NDArray[np.float32]]:
-    """For each cost, every ticket's scores by classifiers that did not see it: float32 (tickets, columns)."""
-    columns = heads[-1].columns.stop
-    out = {cost: np.zeros((counts.documents.shape[0], columns), np.float32) for cost in costs}
+    counts: TermCounts, heads: list[_Head], split: list[Fold], recipe: Recipe, costs: tuple[float, ...], seed: int, progress: Progress,
+    stage: str = "cross-validating",
+) -> dict[float, NDArray[np.float32]]:  # fmt: skip
+    """For each cost, every held-out ticket's scores by classifiers that did not see it: float32 (tickets, columns), 0 for tickets in no
+    fold."""
+    out = {cost: np.zeros((counts.words.shape[0], heads[-1].columns.stop), np.float32) for cost in costs}
 
     def one(fold: Fold) -> dict[float, NDArray[np.float32]]:
-        features = Features(counts)
-        matrix = features.fit_transform(fold.train)
+        features = Features(counts, recipe)
+        matrix = features.fit_transform(fold.train, _labels(heads, fold.train))
         unseen = features.transform(fold.held_out)
         scores = {}
         for cost in costs:
@@ -180,12 +229,12 @@ def _cross_validate(
             scores[cost] = unseen @ weights + bias
         return scores
 
-    progress("cross-validating", 0, len(split))
+    progress(stage, 0, len(split))
     done = Parallel(n_jobs=-1, backend="threading", return_as="generator")(delayed(one)(fold) for fold in split)
     for number, (fold, scores) in enumerate(zip(split, done, strict=True), 1):
         for cost in costs:
             out[cost][fold.held_out] = scores[cost]
-        progress("cross-validating", number, len(split))
+        progress(stage, number, len(split))
     return out
 
 
@@ -201,8 +250,8 @@ def _solve(matrix: Any, heads: list[_Head], which: NDArray[np.int64], cost: floa
     return solver.solve(matrix, np.concatenate(signs, axis=1), np.concatenate(weights, axis=1), seed)
 
 
-def _macro_f1(head: _Head, scores: NDArray[np.float32]) -> float:
-    has = head.codes >= 0
+def _macro_f1(head: _Head, scores: NDArray[np.float32], which: NDArray[np.int64]) -> float:
+    has = which[head.codes[which] >= 0]
     return float(f1_score(head.codes[has], scores[has, head.columns].argmax(axis=1), average="macro", zero_division=0.0))
 
 
@@ -239,9 +288,68 @@ def _calibrate(
     return replace(target, offsets=tuple(offsets.tolist()), threshold=threshold, protect=protect), probabilities
 
 
+def _learn_deep(
+    embedded: Embedded, targets: list[_Head], fast_scores: NDArray[np.float32], fast: list[NDArray[np.float64]], split: list[Fold],
+    spoken: list[str], settings: Settings, taxonomy: Taxonomy,
+) -> tuple[Deep, dict[str, Any]]:  # fmt: skip
+    """The deep path, and its figures by cross-validation: of itself, of the two paths as they work together, and of it alone in languages
+    that it was not shown."""
+    rows = embedded.rows
+    wanted = np.concatenate([head.codes[:, None] == np.arange(len(head.labels)) for head in targets], axis=1).astype(np.float32)
+
+    # What a label means speaks of its own target only: for the others it has the usual mix of labels.
+    meanings = np.concatenate([embedded.meanings[head.name] for head in targets])
+    meant = np.repeat(wanted.mean(axis=0, keepdims=True), len(meanings), axis=0)
+    for head in targets:
+        meant[head.columns, head.columns] = np.eye(len(head.labels))
+
+    def learn(which: NDArray[np.int64]) -> KernelMachine:
+        return deep_path.fit(np.concatenate([rows[which], meanings]), np.concatenate([wanted[which], meant]), settings.seed)
+
+    def held_out(folds_: list[Fold]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        found = np.zeros(wanted.shape, np.float32), np.zeros(len(rows), np.float32)
+        for fold in folds_:
+            machine = learn(fold.train)
+            for out, own in zip(found, machine.scores(rows[fold.held_out]), strict=True):
+                out[fold.held_out] = own
+        return found
+
+    scores, nearest = held_out(split)
+    languages_apart = deep_path.languages_apart(spoken, settings.seed)
+    foreign = held_out(languages_apart)[0] if languages_apart else scores
+    shares = np.zeros(wanted.shape[1], np.float32)
+    for head in targets:
+        shares[head.columns] = calibrate.mix(fast_scores[:, head.columns], scores[:, head.columns], head.codes)
+    both = fast_scores[:, : wanted.shape[1]] + scores * shares
+    mixed = [_calibrate(head, both, split, settings, taxonomy) for head in targets]
+    alone = [_calibrate(head, foreign, split, settings, taxonomy) for head in targets]
+    ask = {
+        head.name: deep_path.ask_below(quick, slow, head.codes, settings.error_seconds)
+        for head, quick, (_, slow) in zip(targets, fast, mixed, strict=True)
+    }
+    deep = Deep(
+        encoder=embedded.encoder,
+        probe=embedded.probe,
+        machine=learn(np.arange(len(rows))),
+        shares=shares,
+        mixed=tuple(target for target, _ in mixed),
+        alone=tuple(target for target, _ in alone),
+        scope=float(np.quantile(nearest, deep_path.STRANGE)),
+        ask=ask,
+    )
+    asked = np.any([quick.max(axis=1) < ask[head.name] for head, quick in zip(targets, fast, strict=True)], axis=0)
+    figures: dict[str, Any] = {"asked": share(asked), "ask_below": ask, "targets": {}, "cascade": {}, "foreign": {}}
+    for head, quick, (target, slow), (away, far) in zip(targets, fast, mixed, alone, strict=True):
+        figures["targets"][head.name] = judge(target, slow, head.codes, spoken)
+        figures["cascade"][head.name] = judge(target, np.where(asked[:, None], slow, quick), head.codes, spoken)
+        if languages_apart:
+            figures["foreign"][head.name] = judge(away, far, head.codes, spoken)
+    return deep, figures
+
+
 def _least_known(counts: TermCounts, split: list[Fold]) -> float:
     """The share of known words that only one held-out ticket in a hundred is under."""
-    words = counts.documents[:, : counts.n_words]
+    words = counts.words
     shares = []
     for fold in split:
         seen = np.bincount(words[fold.train].indices, minlength=words.shape[1]) >= LEAST_DOCUMENTS

@@ -52,7 +52,7 @@ async def classify(request: Request) -> Response:
     """
     state: State = request.app.state.service
     ticket = service.parse(await body.read(request, state.settings.max_request_bytes))
-    return Response(await state.desk.answer(state, ticket), media_type="application/json")
+    return Response(await state.desk.answer(state, ticket, request.receive), media_type="application/json")
 
 
 @router.post(
@@ -68,8 +68,7 @@ async def classify_batch(request: Request) -> Response:
     results, tickets = await run_in_threadpool(_parse_batch, raw)
     places = [place for place, result in enumerate(results) if result is None]
     if places:
-        decided = await run_in_threadpool(service.classify, state, tickets)
-        for place, answer in zip(places, await service.store(state, decided), strict=True):
+        for place, answer in zip(places, await service.answer_all(state, tickets, request.receive), strict=True):
             results[place] = orjson.dumps(answer.as_dict()) if isinstance(answer, TicketConflict) else answer
     joined = b",".join(result for result in results if result is not None)
     return Response(b'{"results":[' + joined + b"]}", media_type="application/json")

@@ -112,7 +112,7 @@ class DecisionOut(BaseModel):
     decision_id: str
     ticket_id: str | None
     model_version: str
-    path: Literal["fast", "deep"]
+    path: Literal["fast", "deep"] = Field(description="`deep`: the sentence encoder was asked, for the words left doubts.")
     language: Language
     labels: dict[str, Answer]
     action: Literal["auto", "suggest", "review"]
@@ -122,3 +122,4 @@ class DecisionOut(BaseModel):
     misdirected: bool | None
     advice: AdviceOut | None
     explanation: dict[str, list[Phrase]] | None = Field(description="Null where the words are no longer kept.")
+    explanation_note: str | None = Field(default=None, description="What the words do not tell; with answers of the deep path only.")

@@ -13,10 +13,11 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
 from ulid import ULID
 
-from model.decision import Decision, Ticket
+from model.decision import Decider, Decision, Ticket
 from service.classify.repository import Record, Stored
 from service.classify.schemas import TicketIn
 from service.database import microseconds
+from service.deep import Found, Receive, unless_gone
 from service.errors import NoText, ServiceError, StorageUnavailable, TicketConflict, from_validation
 from service.state import State
 
@@ -51,31 +52,44 @@ def with_text(ticket: TicketIn) -> TicketIn:
 
 class _Asked(NamedTuple):
     ticket: TicketIn
-    answered: asyncio.Future[bytes | TicketConflict]
+    answered: "asyncio.Future[bytes | TicketConflict | _Sent]"
     since: float
+
+
+class _Sent(NamedTuple):
+    """A doubtful ticket that was sent to the deep path; where nothing is found there, the fast path's decision stands."""
+
+    ticket: TicketIn
+    fast: "Decided"
+    found: asyncio.Future[Found]
 
 
 class Desk:
     """Where the tickets of single requests wait while a commit is under way, to be decided in one go and to share the next commit: for
-    each that is a fraction of the work. One that comes alone waits for nobody."""
+    each that is a fraction of the work. One that comes alone waits for nobody. Those that go to the deep path leave the others, and
+    come back to be stored with whatever is stored then."""
 
     def __init__(self) -> None:
         self._waiting: deque[_Asked] = deque()
         self._working: asyncio.Task[None] | None = None
 
-    async def answer(self, state: State, ticket: TicketIn) -> bytes:
+    async def answer(self, state: State, ticket: TicketIn, receive: Receive) -> bytes:
         """The stored decision as JSON. Raises TicketConflict, StorageUnavailable."""
         if len(ticket.body or "") > _MOST_ON_LOOP:
-            (answer,) = await store(state, await run_in_threadpool(classify, state, [ticket]))
+            (answer,) = await answer_all(state, [ticket], receive)
         else:
-            answer = await self._wait(state, ticket)
+            told = await self._wait(state, ticket)
+            if isinstance(told, _Sent):
+                (answer,) = await store(state, _reconsidered(state, [told.ticket], [told.fast], [0], await unless_gone(told.found, receive)))
+            else:
+                answer = told
         if isinstance(answer, TicketConflict):
             raise answer
         return answer
 
-    async def _wait(self, state: State, ticket: TicketIn) -> bytes | TicketConflict:
+    async def _wait(self, state: State, ticket: TicketIn) -> bytes | TicketConflict | _Sent:
         loop = asyncio.get_running_loop()
-        answered: asyncio.Future[bytes | TicketConflict] = loop.create_future()
+        answered: asyncio.Future[bytes | TicketConflict | _Sent] = loop.create_future()
         self._waiting.append(_Asked(ticket, answered, time.monotonic()))
         if self._working is None:
             self._working = loop.create_task(self._work(state))  # begins after the requests that the loop has at hand
@@ -102,7 +116,11 @@ class Desk:
 
     async def _decide(self, state: State, group: list[_Asked]) -> None:
         try:
-            answers = await store(state, classify(state, [asked.ticket for asked in group]), group[0].since)
+            since = group[0].since
+            decided = classify(state, [asked.ticket for asked in group])
+            if any(each.doubt for each in decided):
+                group, decided = _send_doubtful(state, group, decided)
+            answers = await store(state, decided, since) if group else []
         except Exception as error:
             if len(group) == 1 or isinstance(error, ServiceError):
                 for asked in group:
@@ -116,9 +134,34 @@ class Desk:
                 asked.answered.set_result(answer)
 
 
-def _fail(answered: asyncio.Future[bytes | TicketConflict], error: Exception) -> None:
+def _fail(answered: "asyncio.Future[bytes | TicketConflict | _Sent]", error: Exception) -> None:
     if not answered.done():
         answered.set_exception(error)
+
+
+def _send_doubtful(state: State, group: list[_Asked], decided: "list[Decided]") -> "tuple[list[_Asked], list[Decided]]":
+    """Send to the deep path whom it has a place for; the others."""
+    doubtful = [each.doubt for each in decided if each.doubt]
+    places = state.deep.admit(doubtful[0].decider, len(doubtful))
+    staying: list[_Asked] = []
+    theirs: list[Decided] = []
+    for asked, each in zip(group, decided, strict=True):
+        if places and each.doubt and not asked.answered.done():
+            places -= 1
+            found = state.deep.ask(each.doubt.decider, [each.doubt.ticket], [each.doubt.text])
+            asked.answered.set_result(_Sent(asked.ticket, each, found))
+        else:
+            staying.append(asked)
+            theirs.append(each)
+    return staying, theirs
+
+
+class Doubt(NamedTuple):
+    """What the deep path is asked, where the fast path has doubts."""
+
+    decider: Decider
+    ticket: Ticket
+    text: str
 
 
 class Decided(NamedTuple):
@@ -126,24 +169,52 @@ class Decided(NamedTuple):
 
     record: Record
     explanation: bytes
+    decision: Decision
+    doubt: Doubt | None = None
 
 
 def classify(state: State, tickets: Sequence[TicketIn]) -> list[Decided]:
-    """Decide the tickets: what is to be stored and then answered, in order."""
+    """Decide the tickets by the fast path: what is to be stored and then answered, in order."""
     now = microseconds(datetime.now(UTC))
     asked = [_as_ticket(ticket) for ticket in tickets]
     decider = state.decider
     with state.metrics.clean_seconds.time():
         texts = decider.clean(asked)
     with state.metrics.classify_seconds.time():
-        decided = decider.decide_cleaned(asked, texts, explain=True, advise=True)
-    state.metrics.count_decisions(decided)
-    return [_record(state, ticket, decision, now) for ticket, decision in zip(tickets, decided, strict=True)]
+        answers = decider.answer(asked, texts, explain=True)
+        decisions = decider.conclude(asked, texts, answers, explain=True, advise=True)
+    decided = [_record(state, ticket, decision, now) for ticket, decision in zip(tickets, decisions, strict=True)]
+    for i, doubtful in enumerate(answers.doubtful):
+        if doubtful:
+            decided[i] = decided[i]._replace(doubt=Doubt(decider, asked[i], texts[i]))
+    return decided
+
+
+async def answer_all(state: State, tickets: Sequence[TicketIn], receive: Receive) -> list[bytes | TicketConflict]:
+    """Decide and store the tickets of one request, off the loop; the doubtful ones have one place with the deep path, and one deadline."""
+    decided = await run_in_threadpool(classify, state, tickets)
+    doubtful = [i for i, each in enumerate(decided) if each.doubt]
+    doubts = [each.doubt for each in decided if each.doubt]
+    if doubts and state.deep.admit(doubts[0].decider, len(doubts), together=True):
+        found = state.deep.ask(doubts[0].decider, [doubt.ticket for doubt in doubts], [doubt.text for doubt in doubts])
+        decided = await run_in_threadpool(_reconsidered, state, tickets, decided, doubtful, await unless_gone(found, receive))
+    return await store(state, decided)
+
+
+def _reconsidered(state: State, tickets: Sequence[TicketIn], decided: list[Decided], doubtful: list[int], found: Found) -> list[Decided]:
+    """`decided`, with what the deep path `found` of the `doubtful` ones (their places) where it answered."""
+    now = microseconds(datetime.now(UTC))
+    decided = list(decided)
+    for i, decision in zip(doubtful, found, strict=False):  # where the client has gone, nothing was found
+        if decision is not None:
+            decided[i] = _record(state, tickets[i], decision, now)
+    return decided
 
 
 async def store(state: State, decided: Sequence[Decided], since: float | None = None) -> list[bytes | TicketConflict]:
     """Store decisions; for each the body of its answer, or the conflict with what was decided earlier. See `Writer.write`."""
     stored = await state.writer.write([each.record for each in decided], since)
+    state.metrics.count_decisions(each.decision for each, found in zip(decided, stored, strict=True) if found.decision is each.record.decision)
     return [_answer(each, found) for each, found in zip(decided, stored, strict=True)]
 
 
@@ -190,7 +261,7 @@ def _record(state: State, ticket: TicketIn, decision: Decision, now: int) -> Dec
         subject=(ticket.subject or "").replace("\0", "\ufffd") if keep else None,
         body=(ticket.body or "").replace("\0", "\ufffd") if keep else None,
     )
-    return Decided(record, explanation)
+    return Decided(record, explanation, decision)
 
 
 def _digest(ticket: TicketIn) -> str:

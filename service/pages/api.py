@@ -32,7 +32,7 @@ def mount(app: FastAPI) -> None:
 async def first_page(request: Request, example: str = "") -> HTMLResponse:
     """The form; with ``?example=`` filled in and answered."""
     state: State = request.app.state.service
-    return _show("try.html", page(state, *EXAMPLES.get(example, ("", ""))))
+    return _show("try.html", await page(state, request.receive, *EXAMPLES.get(example, ("", ""))))
 
 
 @router.post("/")
@@ -47,7 +47,7 @@ async def try_ticket(request: Request) -> HTMLResponse:
     subject = fields.get("subject", [""])[0][:LONGEST_SUBJECT]
     text = fields.get("body", [""])[0][:LONGEST_BODY]
     partial = request.headers.get("x-part") == "answer"
-    return _show("answer.html" if partial else "try.html", page(state, subject, text))
+    return _show("answer.html" if partial else "try.html", await page(state, request.receive, subject, text))
 
 
 def _show(template: str, context: TryPage) -> HTMLResponse:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from model.cleaning import clean
 from model.decision import Decision, PulledBy, Ticket
+from service.deep import Receive, unless_gone
 from service.state import State
 
 ACTIONS = {
@@ -14,7 +15,7 @@ ACTIONS = {
 }
 _REASONS = {
     "empty": "Nothing readable is left of the text.",
-    "unfamiliar": "Few of these words were seen in training.",
+    "unfamiliar": "It is unlike what was seen in training.",
     "unknown_language": "The router did not learn this language.",
 }
 
@@ -79,6 +80,8 @@ class Result:
     title: str
     meaning: str
     reasons: list[str]
+    path: str
+    note: str
     language: str
     queue: str
     priority: str
@@ -100,16 +103,28 @@ class TryPage:
     examples: list[str] = field(default_factory=lambda: list(EXAMPLES))
 
 
-def page(state: State, subject: str = "", body: str = "") -> TryPage:
+async def page(state: State, receive: Receive, subject: str = "", body: str = "") -> TryPage:
     """The page for a text; without text, the empty form. What is tried here is not stored."""
     head = state.router.languages
     languages = list(head.labels) if head else []
-    result = _result(state, subject, body) if subject.strip() or body.strip() else None
+    result = await _result(state, receive, subject, body) if subject.strip() or body.strip() else None
     return TryPage(state.router.version, languages, state.settings.shows_docs, subject, body, result)
 
 
-def _result(state: State, subject: str, body: str) -> Result:
-    (decision,) = state.decider.decide([Ticket(subject, body)], explain=True)
+async def _decide(state: State, receive: Receive, ticket: Ticket) -> Decision:
+    """By the deep path where the fast path has doubts, as `/classify` does."""
+    decider = state.decider
+    texts = decider.clean([ticket])
+    answers = decider.answer([ticket], texts, explain=True)
+    (decision,) = decider.conclude([ticket], texts, answers, explain=True)
+    if answers.doubtful[0] and state.deep.admit(decider, 1):
+        found = await unless_gone(state.deep.ask(decider, [ticket], texts), receive)
+        decision = next((again for again in found if again is not None), decision)
+    return decision
+
+
+async def _result(state: State, receive: Receive, subject: str, body: str) -> Result:
+    decision = await _decide(state, receive, Ticket(subject, body))
     text = clean(subject, body)
     title, meaning = ACTIONS[decision["action"]]
     return Result(
@@ -117,6 +132,8 @@ def _result(state: State, subject: str, body: str) -> Result:
         title=title,
         meaning=meaning,
         reasons=[_reason(code) for code in decision["reasons"]],
+        path=decision["path"],
+        note=decision.get("explanation_note", ""),
         language=decision["language"]["code"],
         queue=decision["route"]["queue"],
         priority=decision["route"]["priority"],

@@ -24,6 +24,7 @@ from model.decision import Ticket, decide
 from model.errors import BundleError
 from model.policy import Policy
 from model.router import Router
+from model.scoring import EMPTY, MOST_ROWS, Rows
 
 FILES = ("MODEL_CARD.md", "arrays.npz", "manifest.json", "metrics.json", "router.json")
 VERSION = "2026-11-22T10-00-00Z-3f2a"
@@ -96,10 +97,23 @@ def refuses(folder: Path, why: str) -> None:
 def test_what_is_loaded_is_what_was_saved(router: Router, home: Path) -> None:
     loaded = bundle.load(home)
     assert replace(loaded, rows=router.rows, bias=router.bias) == router
-    for name in ("keys", "places", "values"):
+    for name in ("slots", "values"):
         ours, theirs = getattr(loaded.rows, name), getattr(router.rows, name)
         assert (ours.dtype, ours.tobytes()) == (theirs.dtype, theirs.tobytes())
     assert loaded.bias.tobytes() == router.bias.tobytes()
+    assert (loaded.rows.first_pair, loaded.rows.reach) == (router.rows.first_pair, router.rows.reach)
+
+
+@pytest.mark.parametrize("reach", [1, 12, 64])
+def test_the_reach_of_a_router_comes_back(router: Router, tmp_path: Path, reach: int) -> None:
+    rows = replace(router.rows, reach=reach)
+    assert bundle.load(bundle.save(replace(router, rows=rows), tmp_path, {}, {})).rows.reach == reach
+
+
+def test_a_router_that_knows_no_word_comes_back(router: Router, tmp_path: Path) -> None:
+    nothing = Rows.build(np.empty(0, np.uint64), np.empty((0, len(router.bias) + 1), np.float32), 0, 1)
+    loaded = bundle.load(bundle.save(replace(router, rows=nothing), tmp_path, {}, {}))
+    assert loaded.answer(["server down"]).scores[0].tolist() == router.bias.tolist()
 
 
 def test_a_loaded_router_decides_the_same(router: Router, home: Path, policy: Policy, tickets: list[dict[str, str]]) -> None:
@@ -209,10 +223,16 @@ def test_a_wrong_list_of_files_is_refused(copy: Path, files: Any) -> None:
     refuses(copy, "lists its files wrongly|names no arrays")
 
 
-@pytest.mark.parametrize("number", [0, 2, "1", None, [1]], ids=str)
+@pytest.mark.parametrize("number", [0, 1, 3, "2", None, [2]], ids=str)
 def test_another_format_is_refused(copy: Path, number: Any) -> None:
     change_manifest(copy, lambda manifest: manifest.update({"format": number}))
-    refuses(copy, "this program reads format 1")
+    refuses(copy, "this program reads format 2")
+
+
+def test_an_earlier_format_is_refused_with_what_to_do(copy: Path) -> None:
+    """Its table cannot be read any more: the tickets that it was learned from are still there."""
+    change_manifest(copy, lambda manifest: manifest.update({"format": 1}))
+    refuses(copy, "train")
 
 
 @pytest.mark.parametrize("version", ["", "../x", "2026", VERSION + "/..", 7, None], ids=str)
@@ -318,7 +338,7 @@ def test_an_archive_that_asks_for_more_than_reading_is_refused(copy: Path, offse
     refuses(copy, r"arrays\.npz")
 
 
-@pytest.mark.parametrize("name", ["keys", "places", "values", "bias"])
+@pytest.mark.parametrize("name", ["slots", "values", "bias"])
 def test_a_missing_array_is_refused(copy: Path, name: str) -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as packed:
@@ -332,12 +352,12 @@ def test_a_missing_array_is_refused(copy: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("places", lambda places: np.where(places < 0, 0, places)),  # no empty slot: a search would never end
-        ("places", lambda places: np.where(places == 5, 10**9, places)),
-        ("places", lambda places: np.where(places == 5, -7, places)),
-        ("places", lambda places: places[:-1]),
-        ("keys", lambda keys: keys[:-1]),
-        ("keys", lambda keys: keys[:0]),
+        ("slots", lambda slots: np.where(slots == EMPTY, 0, slots)),  # no empty slot: a search would never end
+        ("slots", lambda slots: np.where(slots == EMPTY, slots, EMPTY ^ 1)),  # the last row that a slot could name
+        ("slots", lambda slots: slots[:-1]),
+        ("slots", lambda slots: slots[: 3 * len(slots) // 4]),
+        ("slots", lambda slots: np.concatenate([slots, slots[:1]])),
+        ("slots", lambda slots: slots[:0]),
         ("values", lambda values: values[:, :-1]),
         ("values", lambda values: values[:-1]),
         ("values", lambda values: values * np.float32("nan")),
@@ -352,11 +372,42 @@ def test_arrays_that_do_not_fit_are_refused(copy: Path, name: str, change: Calla
     refuses(copy, "do not fit each other")
 
 
-def test_a_table_without_slots_or_of_an_odd_size_is_refused(copy: Path) -> None:
-    keys, places = (np.load(io.BytesIO(members(copy)[f"{name}.npy"])) for name in ("keys", "places"))
-    for slots in (0, len(keys) - 1):
-        replace_members(copy, {"keys.npy": npy(keys[:slots]), "places.npy": npy(places[:slots])})
+def arrays(folder: Path) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    slots, values = (np.load(io.BytesIO(members(folder)[f"{name}.npy"])) for name in ("slots", "values"))
+    return slots, values
+
+
+def test_a_slot_that_points_past_the_values_is_refused(copy: Path) -> None:
+    slots, values = arrays(copy)
+    row, taken = np.uint64(MOST_ROWS), np.flatnonzero(slots != EMPTY)[7]
+    for wrong in (len(values), len(values) + 1, MOST_ROWS - 1):
+        slots[taken] = (slots[taken] & ~row) | np.uint64(wrong)
+        replace_members(copy, {"slots.npy": npy(slots)})
         refuses(copy, "do not fit each other")
+    slots[taken] = (slots[taken] & ~row) | np.uint64(len(values) - 1)
+    replace_members(copy, {"slots.npy": npy(slots)})
+    bundle.load(copy)  # so it is the number that was refused
+
+
+def test_a_slot_that_points_into_no_values_at_all_is_refused(copy: Path) -> None:
+    _, values = arrays(copy)
+    one = np.full(16, EMPTY)
+    one[3] = 0  # row 0
+    change_settings(copy, lambda settings: settings.update(first_pair=0))
+    replace_members(copy, {"slots.npy": npy(one), "values.npy": npy(values[:0])})
+    refuses(copy, "do not fit each other")
+    replace_members(copy, {"slots.npy": npy(np.full(16, EMPTY)), "values.npy": npy(values[:0])})
+    bundle.load(copy)
+
+
+def test_pairs_that_begin_past_the_values_are_refused(copy: Path) -> None:
+    rows = len(arrays(copy)[1])
+    for wrong in (rows + 1, 1 << 40, 1 << 70):
+        change_settings(copy, lambda settings, wrong=wrong: settings.update(first_pair=wrong))  # type: ignore[misc]
+        refuses(copy, "do not fit each other|not the settings of a router")
+    for right in (0, rows):
+        change_settings(copy, lambda settings, right=right: settings.update(first_pair=right))  # type: ignore[misc]
+        assert bundle.load(copy).rows.first_pair == right
 
 
 SETTINGS_FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -386,6 +437,17 @@ SETTINGS_FAULTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a protected label without a number": lambda s: s["targets"][0].update(protect={"incident": None}),
     "no language head, but its columns": lambda s: s.update(languages=None),
     "least_known is text": lambda s: s.update(least_known="much"),
+    "no first pair": lambda s: s.pop("first_pair"),
+    "a first pair below nought": lambda s: s.update(first_pair=-1),
+    "a first pair that is text": lambda s: s.update(first_pair="5"),
+    "a first pair that is a fraction": lambda s: s.update(first_pair=5.5),
+    "no reach": lambda s: s.pop("reach"),
+    "a reach of nothing": lambda s: s.update(reach=0),
+    "a reach below nought": lambda s: s.update(reach=-12),
+    "a reach too far": lambda s: s.update(reach=65),
+    "a reach that is text": lambda s: s.update(reach="12"),
+    "a reach that is none": lambda s: s.update(reach=None),
+    "a reach that is a truth": lambda s: s.update(reach=True),
     "no text columns": lambda s: s.update(text_columns=[]),
     "three text columns": lambda s: s.update(text_columns=["a", "b", "c"]),
     "text columns that are numbers": lambda s: s.update(text_columns=[1, 2]),

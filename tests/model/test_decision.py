@@ -35,7 +35,7 @@ def head(name: str, labels: tuple[str, ...], first: int, threshold: float | None
 
 def small_router() -> Router:
     hashes = np.array([tokens.words(word).hashes[0] for word in WORDS], np.uint64)
-    rows = Rows.build(hashes, np.array([[*row, 1] for row in WORDS.values()], np.float32))
+    rows = Rows.build(hashes, np.array([[*row, 1] for row in WORDS.values()], np.float32), len(hashes), 1)
     kind = replace(head("kind", ("advisory", "incident"), 0, 0.8), protect={"incident": 0.1})
     languages = head("language", ("en", "pt", "de"), 5, None)
     version = "2026-11-22T10-00-00Z-3f2a"
@@ -128,7 +128,7 @@ def test_a_confidence_on_the_threshold_meets_it(policy: Policy, name: str) -> No
 def test_where_no_confidence_keeps_the_promise_nothing_is_routed_alone(policy: Policy, name: str, action: str) -> None:
     certain = {word: tuple(100 * score for score in row) for word, row in WORDS.items()}
     values = np.array([[*row, 1] for row in certain.values()], np.float32)
-    rows = Rows.build(np.array([tokens.words(word).hashes[0] for word in certain], np.uint64), values)
+    rows = Rows.build(np.array([tokens.words(word).hashes[0] for word in certain], np.uint64), values, len(certain), 1)
     decision = one(policy, "transfer", replace(with_target(name, threshold=None), rows=rows))
     assert decision["labels"][name]["confidence"] == 1.0
     assert outcome(decision) == (action, [f"unsure_{name}"])

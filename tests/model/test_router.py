@@ -25,7 +25,7 @@ def router_of(rows: Mapping[str, tuple[float, ...]], targets: tuple[Target, ...]
     hashes = np.array([tokens.words(word).hashes[0] for word in rows], np.uint64)
     values = np.array([[*row, 1] for row in rows.values()], np.float32)
     bias = np.zeros(values.shape[1] - 1, np.float32)
-    return Router(Rows.build(hashes, values), bias, targets, languages, None, 0.0, ("body",), "2026-11-22T10-00-00Z-3f2a")
+    return Router(Rows.build(hashes, values, len(hashes), 1), bias, targets, languages, None, 0.0, ("body",), "2026-11-22T10-00-00Z-3f2a")
 
 
 SMALL = router_of(ROWS)

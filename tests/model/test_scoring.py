@@ -1,40 +1,75 @@
 """Scoring, held against the same sums made with scikit-learn and scipy, and against itself: batch, parts, table."""
 
+import time
 import unicodedata
-from typing import Any
+from itertools import groupby, pairwise
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.stats import entropy
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
 from model import scoring, tokens
-from model.router import Router
-from model.scoring import Rows
-from training.features import SUBWORD_WEIGHT, Features, TermCounts
-from training.table import TicketTable
+from model.scoring import EMPTY, MOST_ROWS, Rows
+from tests.conftest import ROOT
+from training.features import DOUBTED, LEAST_DOCUMENTS, LEAST_GAIN, LEAST_NEAR, NEAR_WEIGHT, SUBWORD_WEIGHT, TELLING, Features, Recipe, TermCounts
+from training.fit import Trained
+from training.table import TicketTable, read_table
 
-WORD = r"[^\W_]+|[?!]"  # what a word is, for scripts that write spaces and texts in NFKC
 COLUMNS = 5
+SCRIPTS = ("ar", "el", "hi", "ja", "ko", "ru", "ta", "th", "zh")
+WIDEST = Recipe(reach=12, power=0.0, doubt=1.0)  # its words near each other are not pruned
+RECIPES = {
+    Recipe(reach=1, power=0.2, doubt=20): 0,
+    WIDEST: 5000,
+    Recipe(reach=12, power=0.3, doubt=80): 30,
+}  # and how many near pairs are kept at least
+
+
+def by_reach(recipe: Recipe) -> str:
+    return f"reach {recipe.reach}, power {recipe.power}"
 
 
 @pytest.fixture(scope="module")
-def texts(table: TicketTable) -> list[str]:
-    """Every ninth ticket: all seven languages."""
-    return table.texts[::9]
+def several(table: TicketTable) -> TicketTable:
+    """Half of the tickets in the seven core languages, and all in nine that are written otherwise."""
+    more = read_table([str(ROOT / "data" / "tickets" / f"{code}.jsonl") for code in SCRIPTS])
+    half = range(0, len(table), 2)
+    labels = {name: [values[i] for i in half] + more.labels[name] for name, values in table.labels.items()}
+    return TicketTable([table.texts[i] for i in half] + more.texts, labels, [table.languages[i] for i in half] + more.languages, table.text_columns)
 
 
 @pytest.fixture(scope="module")
-def known(texts: list[str]) -> NDArray[np.int64]:
-    """The texts that features are learned from; the others have words that these do not."""
-    return np.arange(0, len(texts), 2)
+def unseen(several: TicketTable) -> NDArray[np.bool_]:
+    """Every fifth of them stays unseen in training, whatever its script."""
+    out: NDArray[np.bool_] = np.arange(len(several)) % 5 == 4
+    return out
 
 
 @pytest.fixture(scope="module")
-def features(texts: list[str], known: NDArray[np.int64]) -> Features:
-    learned = Features(TermCounts.of(texts))
-    learned.fit_transform(known)
+def texts(several: TicketTable, unseen: NDArray[np.bool_]) -> list[str]:
+    return [text for text, out in zip(several.texts, unseen, strict=True) if not out]
+
+
+@pytest.fixture(scope="module")
+def codes(several: TicketTable, unseen: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """The labels of both targets; every seventh ticket lacks one of them."""
+    kind, department = (several.codes(name, several.label_names(name))[~unseen] for name in ("kind", "department"))
+    return [np.where(np.arange(len(kind)) % 7 == 0, -1, kind), department]
+
+
+@pytest.fixture(scope="module", params=RECIPES, ids=by_reach)
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    chosen: Recipe = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def features(texts: list[str], codes: list[NDArray[np.int64]], recipe: Recipe) -> Features:
+    learned = Features(TermCounts.of(texts, recipe.reach), recipe)
+    learned.fit_transform(np.arange(len(texts)), codes)
     return learned
 
 
@@ -53,70 +88,143 @@ def bias() -> NDArray[np.float32]:
     return np.linspace(-1, 1, COLUMNS, dtype=np.float32)
 
 
-def unaccented(text: str) -> str:
+def kind_of(character: str) -> str:
+    """What a character is to the words: "" between them, a symbol, a letter, or one of a script without spaces."""
+    if character in "?!؟。？！":
+        return f"symbol {character}"
+    if unicodedata.category(character)[0] not in "LMN":
+        return ""
+    blocks = [("\u0e00", "\u0eff"), ("\u1000", "\u109f"), ("\u1780", "\u17ff"), ("\u3040", "\u30ff"), ("\u3400", "\u4dbf"), ("\u4e00", "\u9fff")]
+    return "unspaced" if any(low <= character <= high for low, high in blocks) else "letters"
+
+
+def plain_letter(character: str) -> str:
     struck = dict(zip("łøđħıŧ", "lodhit", strict=True))
-    return "".join(struck.get(c) or unicodedata.normalize("NFD", c)[0] for c in text.lower().replace("ς", "σ"))
+    base = unicodedata.normalize("NFD", character)[0] if character < "\u2000" else character
+    return struck.get(character) or (base if unicodedata.category(base)[0] == "L" else character)
 
 
-def plain_matrix(texts: list[str], known: NDArray[np.int64]) -> Any:
-    """The document matrix by scikit-learn alone: its own words, pairs, n-grams, idf and norm."""
-    terms = CountVectorizer(token_pattern=WORD, ngram_range=(1, 2), preprocessor=unaccented)
-    documents = terms.fit_transform(texts).astype(float)
-    documents.data = 1 + np.log(documents.data)
-
-    def cut(term: str) -> list[str]:
-        if " " in term:
-            return [term]
-        edged = f"<{term[: scoring.LONGEST_WORD]}>"
-        return [edged, *(edged[i : i + n] for n in (3, 4) if n < len(edged) for i in range(len(edged) - n + 1))]
-
-    features = CountVectorizer(analyzer=cut)
-    subwords = features.fit_transform(terms.get_feature_names_out()).astype(float)
-    names = features.get_feature_names_out()
-    whole = np.array([" " in name or (name[0] == "<" and name[-1] == ">") for name in names])
-    raw = (documents @ subwords).tocsr()
-    seen = (raw[known] > 0).astype(float)
-    idf = TfidfTransformer(smooth_idf=True).fit(seen).idf_
-    scale = np.where(np.asarray(seen.sum(axis=0)).ravel() >= 2, idf * np.where(whole, 1, SUBWORD_WEIGHT), 0)
-    length = np.sqrt(documents.multiply(documents) @ (subwords @ scale**2))
-    return sp.diags(1 / length) @ raw @ sp.diags(scale)
+def plain_words(text: str) -> list[str]:
+    """The words of a text, without accents, by Unicode's own tables."""
+    bare = [plain_letter(c) for c in text.lower().replace("ς", "σ")]
+    found = []
+    for kind, run in groupby(bare, kind_of):
+        word = "".join(run)
+        if kind == "unspaced" and len(word) > 2:
+            found += [word[i : i + 2] for i in range(len(word) - 1)]
+        elif kind.startswith("symbol"):
+            found += list(word)
+        elif kind:
+            found.append(word)
+    return found
 
 
-def test_the_features_are_the_plain_ones(texts: list[str], known: NDArray[np.int64], features: Features) -> None:
-    ours, plain = features.transform(np.arange(len(texts))), plain_matrix(texts, known)
-    assert ours.shape == plain.shape
-    assert ours.nnz == (plain != 0).sum()
+def plain_pairs(text: str, reach: int) -> list[str]:
+    """Neighbours in their order, words further apart in none."""
+    words = plain_words(text)
+    near = [sorted((words[i - gap], words[i])) for i in range(len(words)) for gap in range(2, min(reach, i) + 1)]
+    return [f"{one} then {other}" for one, other in pairwise(words)] + [f"{one} near {other}" for one, other in near]
+
+
+def plain_cuts(word: str) -> list[str]:
+    edged = f"<{word[: scoring.LONGEST_WORD]}>"
+    return [edged, *(edged[i : i + n] for n in (3, 4) if n < len(edged) for i in range(len(edged) - n + 1))]
+
+
+def plain_matrix(texts: list[str], n: int, codes: list[NDArray[np.int64]], recipe: Recipe) -> tuple[sp.csr_matrix, NDArray[np.bool_]]:
+    """The document matrix by scikit-learn and scipy alone, learned from the first `n` texts; and which features are of words near
+    each other and were kept."""
+    words, cuts, pairs = (CountVectorizer(analyzer=how) for how in (plain_words, plain_cuts, lambda text: plain_pairs(text, recipe.reach)))
+    documents = words.fit_transform(texts).astype(float)
+    made_of = cuts.fit_transform(words.get_feature_names_out()).astype(float)
+    beside = pairs.fit_transform(texts).astype(float)
+    names = [*cuts.get_feature_names_out(), *pairs.get_feature_names_out()]
+    whole = np.array([(name[0] == "<" and name[-1] == ">") or " then " in name for name in names])
+    near = np.array([" near " in name for name in names])
+    raw = sp.hstack([documents @ made_of, beside], format="csr")
+    seen = (raw[:n] > 0).astype(float)
+    frequency = np.asarray(seen.sum(axis=0)).ravel()
+    scale = TfidfTransformer(smooth_idf=True).fit(seen).idf_ * np.where(whole, 1, np.where(near, NEAR_WEIGHT, SUBWORD_WEIGHT))
+    kept = frequency >= np.where(near, LEAST_NEAR, LEAST_DOCUMENTS)
+    if recipe.power:
+        telling = ~near
+        for right in codes:
+            labels = (right[:, None] == np.unique(right[right >= 0])).astype(float)
+            shares = labels.mean(axis=0) / labels.mean(axis=0).sum()
+            mixes = labels.T @ seen
+            gain, doubted = (entropy(mixes + doubt * shares[:, None], shares[:, None], axis=0) for doubt in (recipe.doubt, DOUBTED))
+            scale *= np.maximum(gain, LEAST_GAIN) ** (recipe.power / len(codes))
+            telling |= doubted >= TELLING
+        kept &= telling
+    scale = np.where(kept, scale, 0)
+    squares = scale**2
+    length = np.sqrt(documents.multiply(documents) @ (made_of @ squares[: made_of.shape[1]]) + beside.multiply(beside) @ squares[made_of.shape[1] :])
+    return (sp.diags(1 / length) @ raw @ sp.diags(scale)).tocsr(), near & kept
+
+
+@pytest.fixture(scope="module")
+def new(several: TicketTable, unseen: NDArray[np.bool_]) -> list[str]:
+    """What training does not see."""
+    return [text for text, out in zip(several.texts, unseen, strict=True) if out]
+
+
+@pytest.fixture(scope="module")
+def plain(texts: list[str], new: list[str], codes: list[NDArray[np.int64]], recipe: Recipe) -> tuple[sp.csr_matrix, NDArray[np.bool_]]:
+    return plain_matrix([*texts, *new], len(texts), codes, recipe)
+
+
+def test_the_features_are_the_plain_ones(
+    plain: tuple[sp.csr_matrix, NDArray[np.bool_]], texts: list[str], recipe: Recipe, features: Features
+) -> None:
+    ours, matrix, near = features.transform(np.arange(len(texts))), plain[0][: len(texts)], plain[1]
+    kept_near = features.scale_[len(features.counts.cut_hashes) + features.counts.neighbours :] != 0
+    assert near.sum() == kept_near.sum() >= RECIPES[recipe]
+    matrix.eliminate_zeros()
+    assert np.diff(ours.indptr).tolist() == np.diff(matrix.indptr).tolist()
     # The order of the features is not the same; the products of the tickets with each other do not depend on it.
-    np.testing.assert_allclose((ours @ ours.T).toarray(), (plain @ plain.T).toarray(), atol=1e-4)
+    np.testing.assert_allclose((ours @ ours.T).toarray(), (matrix @ matrix.T).toarray(), atol=1e-5)
+
+
+def test_the_served_score_is_that_of_the_plain_features(
+    plain: tuple[sp.csr_matrix, NDArray[np.bool_]], texts: list[str], new: list[str], features: Features, bias: NDArray[np.float32]
+) -> None:
+    """The weights of a linear classifier are a sum of its training texts, so that a score is a sum of products of texts: it does not
+    hang on the order of the features either."""
+    matrix, n = plain[0], len(texts)
+    parts = np.random.default_rng(5).normal(size=(n, COLUMNS)).astype(np.float32)
+    expected = matrix @ (matrix[:n].T @ parts) + bias
+    found = scoring.score([*texts, *new], features.rows(features.transform(np.arange(n)).T @ parts), bias)
+    np.testing.assert_allclose(found.values, expected, rtol=1e-3, atol=1e-3)
+    assert (found.known[n:] < found.words[n:]).mean() > 0.9  # the rows of new words were made from subwords
+    assert found.known[:n].sum() > 0.7 * found.words[:n].sum()
 
 
 def test_scores_are_matrix_times_weights_plus_bias(
-    texts: list[str], known: NDArray[np.int64], features: Features, weights: NDArray[np.float32], rows: Rows, bias: NDArray[np.float32]
+    texts: list[str], features: Features, weights: NDArray[np.float32], rows: Rows, bias: NDArray[np.float32]
 ) -> None:
     plain = features.transform(np.arange(len(texts))) @ weights + bias
-    found = scoring.score(texts, rows, bias)
-    np.testing.assert_allclose(found.values, plain, atol=1e-4)
-    unseen = np.setdiff1d(np.arange(len(texts)), known)
-    assert (found.known[unseen] < found.words[unseen]).mean() > 0.9  # the rows of new words were made from subwords
+    np.testing.assert_allclose(scoring.score(texts, rows, bias).values, plain, atol=1e-4)
 
 
-def test_the_trained_router_scores_as_its_matrix_does(table: TicketTable, router: Router) -> None:
-    features = Features(TermCounts.of(table.texts))
-    matrix = features.fit_transform(np.arange(len(table)))
+def test_the_trained_router_scores_as_its_matrix_does(table: TicketTable, trained: Trained) -> None:
+    router = trained.router
+    recipe = Recipe(**trained.chosen["recipe"])
+    features = Features(TermCounts.of(table.texts, recipe.reach), recipe)
+    labels = [table.codes(target.name, target.labels) for target in router.targets]
+    matrix = features.fit_transform(np.arange(len(table)), labels)
     # Its weights are not kept, but the rows of the features are, each the weights times the feature's scale.
     kept = np.flatnonzero(features.scale_)
     rows = router.rows
-    place_of = dict(zip(rows.keys[rows.places >= 0].tolist(), rows.places[rows.places >= 0].tolist(), strict=True))
     weights = np.zeros((len(features.scale_), len(router.bias)), np.float32)
-    places = [place_of[h] for h in features.counts.feature_hashes[kept].tolist()]
-    weights[kept] = rows.values[places, :-1] / features.scale_[kept, None]
+    hashes = np.concatenate([features.counts.cut_hashes, features.counts.pair_hashes])[kept]
+    weights[kept] = rows.values[[scoring.find(rows.slots, hash_) for hash_ in hashes], :-1] / features.scale_[kept, None]
     np.testing.assert_allclose(router.answer(table.texts).scores, matrix @ weights + router.bias, atol=1e-4)
 
 
 def test_words_and_known_words_are_counted(rows: Rows, bias: NDArray[np.float32]) -> None:
     text = "server server zzyzzx server down ! zzyzzx"
     found = scoring.score([text, ""], rows, bias)
-    in_table = {word: int(h) in set(rows.keys.tolist()) for word, h in zip(text.split(), tokens.words(text).hashes, strict=True)}
+    in_table = {word: scoring.find(rows.slots, h) >= 0 for word, h in zip(text.split(), tokens.words(text).hashes, strict=True)}
     assert in_table["server"]
     assert not in_table["zzyzzx"]
     assert found.words.tolist() == [7, 0]
@@ -129,16 +237,16 @@ def test_a_text_without_words_scores_the_bias(rows: Rows, bias: NDArray[np.float
 
 
 def test_a_batch_scores_as_each_text_alone(texts: list[str], rows: Rows, bias: NDArray[np.float32]) -> None:
-    several = [*texts[:40], "", "?", "λέξη 漢字かな сервер", *texts[:3], "x" * 5000]
-    together = scoring.score(several, rows, bias)
-    for i, text in enumerate(several):
+    some = [*texts[:40], "", "?", "λέξη 漢字かな сервер", *texts[:3], "x" * 5000, "down " * 3000, *texts[-40:]]
+    together = scoring.score(some, rows, bias)
+    for i, text in enumerate(some):
         alone = scoring.score([text], rows, bias)
         assert alone.values[0].tolist() == together.values[i].tolist()
         assert (alone.words[0], alone.known[0]) == (together.words[i], together.known[i])
 
 
-def test_what_the_words_add_comes_to_the_score(texts: list[str], rows: Rows, bias: NDArray[np.float32]) -> None:
-    for text in [*texts[:60], "down down down down", "zzyzzx", "", "?!?"]:
+def test_what_the_words_add_comes_to_the_score(several: TicketTable, rows: Rows, bias: NDArray[np.float32]) -> None:
+    for text in [*several.texts[::25], "down down down down", "zzyzzx", "", "?!?"]:
         parts = scoring.phrases(text, rows, list(range(COLUMNS)), longest=1)
         stand = sorted(zip(*tokens.words(text)[:2], strict=True))
         total = np.array([sum(weight for _, _, weight in words) for words in parts]) + bias
@@ -148,15 +256,17 @@ def test_what_the_words_add_comes_to_the_score(texts: list[str], rows: Rows, bia
 
 def test_a_new_word_gets_its_row_from_its_subwords(rows: Rows) -> None:
     bias = np.zeros(COLUMNS, np.float32)
-    held = {int(h): rows.values[place] for h, place in zip(rows.keys, rows.places, strict=True) if place >= 0}
     word = "unservered"
     codes, _ = tokens.encode([word])
     cuts = np.zeros(tokens.subword_count(len(word)), np.uint64)
     tokens.cut(codes, 0, len(word), cuts)
-    assert int(tokens.words(word).hashes[0]) not in held
-    row = np.sum([held[h] for h in cuts.tolist() if h in held], axis=0)
-    assert row[-1] > 0
+    assert scoring.find(rows.slots, tokens.words(word).hashes[0]) == -1
+    places = [place for place in (scoring.find(rows.slots, hash_) for hash_ in cuts) if place >= 0]
+    assert 0 < len(places) < len(cuts)
+    row = rows.values[places].sum(axis=0)
     np.testing.assert_allclose(scoring.score([word], rows, bias).values[0], row[:-1] / np.sqrt(row[-1]), atol=1e-5)
+    # Twice the word is twice its row and four times its squared length: the same score.
+    np.testing.assert_allclose(scoring.score([f"{word}. {word}"], rows, bias).values[0], row[:-1] / np.sqrt(row[-1]), atol=1e-5)
 
 
 def test_a_very_long_word_is_cut_from_its_beginning_only(rows: Rows, bias: NDArray[np.float32]) -> None:
@@ -165,27 +275,118 @@ def test_a_very_long_word_is_cut_from_its_beginning_only(rows: Rows, bias: NDArr
     assert one.tolist() == other.tolist()
 
 
-def test_counts_are_damped() -> None:
-    rows = table_of({"down": [2.0], "up": [-1.0]})
-    values = scoring.score(["down", "down up down down"], rows, np.zeros(1, np.float32)).values[:, 0]
-    twice = 1 + np.log(3)
-    np.testing.assert_allclose(values, [2.0, (twice * 2 - 1) / np.hypot(twice, 1)], atol=1e-6)
+def hash_of(word: str) -> np.uint64:
+    found: np.uint64 = tokens.words(word).hashes[0]
+    return found
 
 
-def table_of(words: dict[str, list[float]]) -> Rows:
-    """Rows of length 1 for each word."""
-    hashes = np.array([tokens.words(word).hashes[0] for word in words], np.uint64)
-    return Rows.build(hashes, np.array([[*row, 1.0] for row in words.values()], np.float32))
+def table_of(words: dict[str, float], pairs: dict[tuple[str, str, int], float] | None = None, reach: int = 1) -> Rows:
+    """Rows of length 1: of words, and of two words and how far apart they stand."""
+    pairs = pairs or {}
+    hashes = [hash_of(word) for word in words] + [tokens.pair_hash(hash_of(one), hash_of(other), gap) for one, other, gap in pairs]
+    values = [[weight, 1.0] for weight in (*words.values(), *pairs.values())]
+    return Rows.build(np.array(hashes, np.uint64), np.array(values, np.float32), len(words), reach)
+
+
+def plain_score(rows: Rows, text: str) -> float:
+    return float(scoring.score([text], rows, np.zeros(1, np.float32)).values[0, 0])
+
+
+def test_a_word_counts_as_often_as_it_comes_up() -> None:
+    rows = table_of({"down": 2.0, "up": -1.0})
+    assert plain_score(rows, "down") == 2
+    assert plain_score(rows, "down up down down") == pytest.approx((3 * 2 - 1) / np.hypot(3, 1))
+
+
+def test_near_words_count_in_either_order_and_neighbours_in_theirs() -> None:
+    rows = table_of({"a": 0.0, "b": 0.0, "x": 0.0}, {("a", "b", 1): 3.0, ("a", "b", 2): 5.0}, reach=3)
+    assert plain_score(rows, "a b") == pytest.approx(3 / np.sqrt(3))
+    assert plain_score(rows, "b a") == 0
+    for text in ("a x b", "b x a"):
+        assert plain_score(rows, text) == pytest.approx(5 / np.sqrt(4))
+    for text in ("a x x b", "b x x a"):
+        assert plain_score(rows, text) == pytest.approx(5 / np.sqrt(1 + 1 + 2**2 + 1))
+    assert plain_score(rows, "a x x x b") == 0  # too far apart
+    # a b, and near each other: a, the second b; twice near: the first b and the last a, the second b and the last a
+    assert plain_score(rows, "a b x b x a") == pytest.approx((3 + 5 * 2) / np.sqrt(3 * 2**2 + 1 + 2**2))
+    assert plain_score(table_of({"a": 0.0, "b": 0.0, "x": 0.0}, {("a", "b", 2): 5.0}, reach=1), "a x b") == 0
+
+
+def test_a_pair_s_part_is_shared_by_its_two_words() -> None:
+    rows = table_of({"a": 1.0, "b": 0.0, "x": -1.0}, {("a", "b", 2): 6.0}, reach=12)
+    words = {(begin, end): weight for begin, end, weight in scoring.phrases("a x b", rows, [0], longest=1)[0]}
+    assert words == pytest.approx({(0, 1): (1 + 3) / 2, (2, 3): -1 / 2, (4, 5): 3 / 2})
+
+
+@pytest.fixture(scope="module")
+def widest(texts: list[str]) -> Rows:
+    """A table in which every word is looked up with the twelve before it."""
+    features = Features(TermCounts.of(texts, WIDEST.reach), WIDEST)
+    features.fit_transform(np.arange(len(texts)))
+    return features.rows(np.random.default_rng(3).normal(size=(len(features.scale_), COLUMNS)).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "unit", ["down server ", "? ", "漢字かな交じり文", "เว็บล่ม", "zq7", "a b c d e f g h i j k l m n "], ids=lambda unit: unit[:6]
+)
+def test_a_text_of_a_million_characters_is_scored(unit: str, widest: Rows, bias: NDArray[np.float32]) -> None:
+    text = (unit * 1_000_000)[:1_000_000]
+    began = time.monotonic()
+    found = scoring.score([text, unit * 400], widest, bias)
+    parts = scoring.phrases(text, widest, [0], longest=4)[0]
+    assert time.monotonic() - began < 20
+    assert found.words[0] == len(tokens.words(text).begins)
+    # The same words over and over come to the same mix; the text's ends hardly count, and sums of a million like numbers in 32 bits drift.
+    np.testing.assert_allclose(found.values[0], found.values[1], rtol=0.05, atol=0.05)
+    assert sum(weight for _, _, weight in parts) + bias[0] == pytest.approx(found.values[0, 0], rel=0.05, abs=0.05)
+
+
+def test_the_room_for_a_text_grows_with_its_length_and_no_faster(widest: Rows) -> None:
+    """Bytes that are asked for; of a long text without many words most are never touched."""
+
+    def room(characters: int) -> int:
+        return sum(part.nbytes for part in scoring._room(characters, widest.compiled))
+
+    assert room(2_000) < 2 << 20
+    assert room(1_000_000) < 256 << 20
+    assert room(2_000_000) < 2.1 * room(1_000_000)
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 1000])
 def test_the_table_finds_every_row_and_no_other(n: int) -> None:
     # Hashes that all want the same slot: the worst case of open addressing.
     hashes = np.arange(1, n + 1, dtype=np.uint64) << np.uint64(40)
-    rows = Rows.build(hashes, np.arange(2 * n, dtype=np.float32).reshape(n, 2))
-    slots = len(rows.keys)
+    rows = Rows.build(hashes, np.arange(2 * n, dtype=np.float32).reshape(n, 2), n, 1)
+    slots = len(rows.slots)
     assert slots & (slots - 1) == 0
     assert slots >= 2 * n
-    assert sorted(rows.places[rows.places >= 0].tolist()) == list(range(n))
-    assert [scoring._find(rows.keys, rows.places, h) for h in hashes] == list(range(n))
-    assert scoring._find(rows.keys, rows.places, np.uint64(n + 1) << np.uint64(40)) == -1
+    taken = rows.slots[rows.slots != EMPTY]
+    assert sorted((taken & np.uint64(MOST_ROWS)).tolist()) == list(range(n))
+    assert [scoring.find(rows.slots, h) for h in hashes] == list(range(n))
+    assert scoring.find(rows.slots, np.uint64(n + 1) << np.uint64(40)) == -1
+
+
+def test_hashes_that_differ_only_where_a_search_begins_are_told_apart_by_their_tags() -> None:
+    """The upper 38 bits of a hash are kept; the lower ones say where the search begins."""
+    one = np.uint64(0x123456789ABCDEF0)
+    rows = Rows.build(np.array([one], np.uint64), np.zeros((1, 1), np.float32), 1, 1)
+    assert scoring.find(rows.slots, one) == 0
+    for bit in range(26, 64):
+        assert scoring.find(rows.slots, one ^ np.uint64(1 << bit)) == -1
+
+
+@pytest.mark.parametrize("n", [1, 9, 70, 5000])
+def test_every_pair_is_found_through_the_map_of_pairs_and_hardly_any_other(n: int) -> None:
+    hashes = np.random.default_rng(0).integers(0, 1 << 63, 3 * n, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    rows = Rows.build(hashes[: 2 * n], np.zeros((2 * n, 1), np.float32), n, 12)  # the first half are words
+    pairs = rows.compiled.pairs
+    assert [scoring._find_pair(rows.slots, pairs, h) for h in hashes[n : 2 * n]] == list(range(n, 2 * n))
+    assert [scoring._find_pair(rows.slots, pairs, h) for h in hashes[2 * n :]] == [-1] * n
+    assert sum(bin(word).count("1") for word in pairs.tolist()) <= n < 64 * len(pairs) / 4
+
+
+def test_a_table_of_too_many_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "MOST_ROWS", 3)
+    Rows.build(np.arange(3, dtype=np.uint64), np.zeros((3, 2), np.float32), 3, 1)
+    with pytest.raises(ValueError, match="4 rows; a table holds 3"):
+        Rows.build(np.arange(4, dtype=np.uint64), np.zeros((4, 2), np.float32), 4, 1)

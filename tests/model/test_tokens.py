@@ -146,8 +146,32 @@ def test_a_lone_surrogate_is_refused() -> None:
 
 def test_the_order_of_a_pair_counts() -> None:
     left, right = tokens.words("down server").hashes
-    assert tokens.pair_hash(left, right) == tokens.pair_hash(left, right)
-    assert len({int(tokens.pair_hash(a, b)) for a in (left, right) for b in (left, right)}) == 4
+    assert tokens.pair_hash(left, right, 1) == tokens.pair_hash(left, right, 1)
+    assert len({int(tokens.pair_hash(a, b, 1)) for a in (left, right) for b in (left, right)}) == 4
+
+
+def test_words_near_each_other_come_in_no_order_and_at_any_distance() -> None:
+    left, right, other = tokens.words("down server disk").hashes
+    near = {int(tokens.pair_hash(*pair, gap)) for pair in ((left, right), (right, left)) for gap in (2, 3, 12, 64)}
+    assert len(near) == 1
+    assert near.isdisjoint(int(tokens.pair_hash(*pair, 1)) for pair in ((left, right), (right, left)))
+    assert len({int(tokens.pair_hash(a, b, 2)) for a in (left, right, other) for b in (left, right, other)}) == 6
+
+
+def test_pairs_of_the_corpus_do_not_collide(tickets: list[dict[str, str]]) -> None:
+    """Also in the part of a hash that a table keeps: its upper 38 bits."""
+    kept: dict[int, tuple[str, ...]] = {}
+    for ticket in tickets[::12]:
+        text = ticket["body"]
+        words = tokens.words(text)
+        codes = tokens.encode([text])[0]
+        spelled = [codes[begin:end].tobytes().decode("utf-32-le") for begin, end in zip(words.begins, words.ends, strict=True)]
+        for gap in range(1, 13):
+            for i in range(gap, len(spelled)):
+                pair = (spelled[i - gap], spelled[i])
+                name = ("beside", *pair) if gap == 1 else ("near", *sorted(pair))
+                assert kept.setdefault(int(tokens.pair_hash(words.hashes[i - gap], words.hashes[i], gap)) >> 26, name) == name
+    assert len(kept) > 50_000
 
 
 @pytest.mark.parametrize("length", range(70))

@@ -16,6 +16,8 @@ from model.decision import Ticket, decide
 from model.errors import BundleError
 from model.policy import Policy, load_policy
 from model.router import Router
+from training.features import Features, Recipe, TermCounts
+from training.table import TicketTable
 
 ANYTHING = st.text(st.characters(), max_size=80)  # surrogates, controls and all
 PIECES = [
@@ -102,16 +104,37 @@ def test_every_decision_is_well_formed(data: st.DataObject, router: Router, poli
             assert all(phrase["text"] == text[phrase["start"] : phrase["end"]] for phrase in phrases)
 
 
-@settings(max_examples=60, deadline=None)
-@given(MIXED)
-@example("漢字かな交じり文の東京都 เว็บล่ม ΟΔΟΣ 𠮷野家で İİ")
-def test_an_explanation_adds_up_to_the_score(router: Router, raw: str) -> None:
-    text = clean(raw, "")
+@pytest.fixture(scope="module")
+def far_reaching(router: Router, table: TicketTable) -> Router:
+    """The router with other rows: those of words up to twelve apart too, all that come up often."""
+    features = Features(TermCounts.of(table.texts, 12), Recipe(reach=12, power=0.0, doubt=1.0))
+    features.fit_transform(np.arange(len(table)))
+    weights = np.random.default_rng(0).standard_normal((len(features.scale_), len(router.bias))).astype(np.float32)
+    return replace(router, rows=features.rows(weights))
+
+
+def adds_up(router: Router, text: str) -> None:
     answers = router.answer([text])
     assert np.isfinite(answers.scores).all()
     columns = list(range(len(router.bias)))
     sums = [sum(phrase.weight for phrase in phrases) for phrases in router.explain(text, columns)]
     np.testing.assert_allclose(np.array(sums) + router.bias, answers.scores[0], atol=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(MIXED)
+@example("漢字かな交じり文の東京都 เว็บล่ม ΟΔΟΣ 𠮷野家で İİ")
+def test_an_explanation_adds_up_to_the_score(router: Router, raw: str) -> None:
+    adds_up(router, clean(raw, ""))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_an_explanation_adds_up_also_where_words_near_each_other_count(
+    data: st.DataObject, far_reaching: Router, tickets: list[dict[str, str]]
+) -> None:
+    words = data.draw(st.sampled_from(tickets))["body"].split()
+    adds_up(far_reaching, clean("", " ".join(data.draw(st.lists(st.sampled_from(words), max_size=40)))))
 
 
 @settings(max_examples=60, deadline=None)

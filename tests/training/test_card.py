@@ -46,6 +46,8 @@ def test_a_bundle_says_what_it_was_made_of(learned: Trained, small: TicketTable,
     assert facts["settings"]["promises"] == {"kind": 0.93}
     assert facts["settings"]["seed"] == 4
     assert facts["settings"]["cost"] == learned.chosen["cost"]
+    assert facts["settings"]["recipe"] == learned.chosen["recipe"]
+    assert facts["settings"]["tried"] == learned.chosen["tried"]
     assert facts["libraries"]["numpy"] == np.__version__
     assert set(facts["libraries"]) == set(card.LIBRARIES)
     assert set(facts["metrics"]) == {"kind", "department"}
@@ -102,6 +104,19 @@ def test_the_card_shows_each_figure_with_its_baseline(trained: Trained) -> None:
             assert f"| {label} | " in shown
     assert "Recall of *incident*" in shown
     assert "On the test table" not in shown
+
+
+def test_the_card_shows_what_was_chosen_and_what_was_tried(learned: Trained) -> None:
+    recipe = {"reach": 12, "power": 0.2, "doubt": 20.0}
+    tried = [recipe | {"cost": cost, "macro_f1": figure} for cost, figure in ((1.0, 0.8123), (0.25, 0.7), (2.0, 0.81))]
+    shown = card.card(replace(learned, chosen={"recipe": recipe, "cost": 0.25, "balance": 0.3, "tried": tried}), None)
+    assert "Chosen by cross-validation: reach 12, power 0.2, doubt 20, cost 0.25." in shown
+    for cost, figure in (("1", "0.8123"), ("0.25", "0.7"), ("2", "0.81")):
+        assert f"reach 12, power 0.2, doubt 20, cost {cost}, macro-f1 {figure}" in shown
+    really = card.card(learned, None)
+    for setting in learned.chosen["tried"]:
+        assert f"reach {setting['reach']}, power {setting['power']:g}, doubt {setting['doubt']:g}, cost {setting['cost']:g}, macro-f1 " in really
+        assert f"macro-f1 {setting['macro_f1']:g}" in really
 
 
 def test_the_card_is_written_for_people(trained: Trained, table: TicketTable) -> None:

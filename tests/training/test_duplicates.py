@@ -11,7 +11,7 @@ from training.features import TermCounts
 
 def groups(texts: list[str]) -> list[int]:
     counts = TermCounts.of(texts)
-    numbers: list[int] = duplicates.groups(counts.documents[:, : counts.n_words], counts.term_hashes[: counts.n_words]).tolist()
+    numbers: list[int] = duplicates.groups(counts.words, counts.word_hashes).tolist()
     return numbers
 
 

@@ -1,4 +1,5 @@
 import random
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,13 @@ from scipy.special import expit, logit
 
 from model.router import Router
 from model.taxonomy import Taxonomy, load_taxonomy
+from training import fit as fit_module
 from training.calibrate import shift
 from training.errors import TrainingError
 from training.evaluate import evaluate
-from training.fit import LEAST_IN_LANGUAGE, PROMISE, Settings, Trained, fit
+from training.features import Recipe, TermCounts
+from training.fit import COSTS, LEAST_IN_LANGUAGE, PROMISE, RECIPES, SEARCHED, USUAL, Settings, Trained, fit
+from training.split import Fold
 from training.table import TicketTable
 
 
@@ -55,12 +59,20 @@ def shifted(small: TicketTable, taxonomy: Taxonomy) -> Router:
 
 
 def arrays(router: Router) -> list[Any]:
-    return [router.rows.keys, router.rows.places, router.rows.values, router.bias]
+    return [router.rows.slots, router.rows.values, router.bias]
 
 
 def settled(router: Router) -> list[Any]:
     """All of a router but its arrays and its version."""
-    return [router.targets, router.languages, router.only_language, router.least_known, router.text_columns]
+    return [
+        router.rows.first_pair,
+        router.rows.reach,
+        router.targets,
+        router.languages,
+        router.only_language,
+        router.least_known,
+        router.text_columns,
+    ]
 
 
 def test_the_same_table_settings_and_seed_give_the_same_router(small: TicketTable, plain: Trained, taxonomy: Taxonomy) -> None:
@@ -244,11 +256,107 @@ def test_with_a_prior_the_promise_is_kept_at_the_door(taxonomy: Taxonomy) -> Non
     assert promise["threshold"] is None or promise["observed"]["share"] > 0.955
 
 
-def test_a_short_budget_tries_one_cost_and_a_long_one_all(small: TicketTable, plain: Trained, taxonomy: Taxonomy) -> None:
-    assert list(fit(small, Settings(budget=1e-6), taxonomy).chosen["macro_f1_by_cost"]) == ["1.0"]
-    tried = plain.chosen["macro_f1_by_cost"]
-    assert list(tried) == ["0.5", "1.0", "2.0"]
-    assert tried[str(plain.chosen["cost"])] == max(tried.values())
+def test_the_best_of_what_was_tried_is_chosen(plain: Trained) -> None:
+    tried = plain.chosen["tried"]
+    names = ("reach", "power", "doubt")
+    recipes = [Recipe(*(setting[name] for name in names)) for setting in tried]
+    assert recipes[: len(RECIPES)] == list(RECIPES)
+    assert {setting["cost"] for setting in tried[: len(RECIPES)]} == {USUAL}
+    figures = [setting["macro_f1"] for setting in tried]
+    best = RECIPES[int(np.argmax(figures[: len(RECIPES)]))]
+    assert plain.chosen["recipe"] == asdict(best)
+    by_cost = {setting["cost"]: figure for setting, recipe, figure in zip(tried, recipes, figures, strict=True) if recipe == best}
+    assert sorted(by_cost) == sorted(COSTS)
+    assert len(tried) == len(RECIPES) + len(COSTS) - 1
+    assert by_cost[plain.chosen["cost"]] == max(by_cost.values())
+    assert all(0.5 < figure < 1 for figure in figures)
+    assert plain.router.rows.reach == best.reach
+
+
+def test_words_near_each_other_are_counted_as_far_as_the_farthest_recipe_looks() -> None:
+    """`TermCounts` counts them once for all recipes, so that one that looked less far would be served other pairs than it learned."""
+    assert {recipe.reach for recipe in RECIPES} <= {1, max(recipe.reach for recipe in RECIPES)}
+
+
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """What is cross-validated: the stage, the number of folds, and of tickets that are held out."""
+    seen = []
+    real = fit_module._cross_validate
+
+    def cross_validate(
+        counts: Any, heads: Any, split: Any, recipe: Any, costs: Any, seed: Any, progress: Any, stage: str = "cross-validating"
+    ) -> Any:
+        seen.append((stage, len(split), sum(len(fold.held_out) for fold in split)))
+        assert all(np.intersect1d(fold.train, fold.held_out).size == 0 for fold in split)
+        return real(counts, heads, split, recipe, costs, seed, progress, stage)
+
+    monkeypatch.setattr(fit_module, "_cross_validate", cross_validate)
+    return seen
+
+
+def tickets_searched(searched: list[tuple[str, int, int]]) -> int:
+    """How many tickets of the two folds the search judged settings by."""
+    (tickets,) = {n for stage, folds, n in searched if stage.startswith("trying settings") and folds == SEARCHED}
+    return tickets
+
+
+def test_a_short_budget_searches_fewer_tickets_and_judges_all(
+    small: TicketTable, plain: Trained, taxonomy: Taxonomy, searched: list[tuple[str, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_module, "LEAST_SEARCHED", 300)
+    found = {}
+    for budget in (1e-9, 0.8, 60.0):
+        searched.clear()
+        trained = fit(small, Settings(budget=budget), taxonomy)
+        found[budget] = tickets_searched(searched)
+        assert len([stage for stage, _, _ in searched if stage.startswith("trying settings")]) == len(RECIPES) + 1
+        assert ("cross-validating", 5, len(small)) in searched
+        assert len(trained.chosen["tried"]) == len(RECIPES) + len(COSTS) - 1
+        assert trained.metrics["targets"]["kind"]["n"] == len(small)
+        assert trained.metrics["targets"]["kind"]["accuracy"]["share"] > 0.7
+        assert trained.router.answer(small.texts[:3]).scores.shape == (3, len(trained.router.bias))
+    assert found[1e-9] == pytest.approx(300 * 2 / 5, rel=0.2)
+    assert found[1e-9] < found[0.8] < found[60.0] == pytest.approx(len(small) * 2 / 5, rel=0.1)
+    searched.clear()
+    again = fit(small, Settings(budget=1e-9), taxonomy)
+    assert tickets_searched(searched) == found[1e-9]
+    assert again.chosen == fit(small, Settings(budget=1e-9), taxonomy).chosen
+    assert fit(small, Settings(budget=1e9), taxonomy).chosen == plain.chosen
+
+
+def test_few_tickets_are_all_searched_however_short_the_budget(
+    small: TicketTable, plain: Trained, taxonomy: Taxonomy, searched: list[tuple[str, int, int]]
+) -> None:
+    trained = fit(small, Settings(budget=1e-9), taxonomy)
+    assert tickets_searched(searched) == pytest.approx(len(small) * 2 / 5, rel=0.1)
+    assert trained.chosen == plain.chosen
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_the_scores_of_held_out_tickets_do_not_hang_on_their_labels_or_on_each_other(small: TicketTable, recipe: Recipe) -> None:
+    """Neither the classifiers nor the weights of the features have seen them."""
+    spoken = small.languages
+    heads = fit_module._heads(small, spoken)
+    held_out = np.arange(0, len(small), 5)
+    fold = Fold(np.setdiff1d(np.arange(len(small)), held_out), held_out)
+    wrong = [replace(head, codes=head.codes.copy()) for head in heads]
+    for head in wrong:
+        head.codes[held_out] = (head.codes[held_out] + 1) % len(head.labels)
+    other = small.texts.copy()
+    for i in held_out[1:]:
+        other[i] = f"{other[i]} and quite another end"
+
+    def scores(texts: list[str], heads: Any) -> Any:
+        counts = TermCounts.of(texts, recipe.reach)
+        return fit_module._cross_validate(counts, heads, [fold], recipe, (1.0,), 0, lambda *_: None)[1.0]
+
+    right = scores(small.texts, heads)
+    assert np.abs(right[held_out]).max(axis=1).min() > 0
+    assert not right[fold.train].any()
+    assert np.array_equal(right, scores(small.texts, wrong))
+    # The features stand in another order now, which the solver's sums follow.
+    np.testing.assert_allclose(scores(other, heads)[held_out[0]], right[held_out[0]], atol=0.02)
 
 
 def test_progress_is_told_from_beginning_to_end(small: TicketTable, taxonomy: Taxonomy) -> None:
@@ -256,4 +364,8 @@ def test_progress_is_told_from_beginning_to_end(small: TicketTable, taxonomy: Ta
     fit(small, Settings(), taxonomy, lambda stage, done, of: told.append((stage, done, of)))
     assert told[0][0] == "reading the words"
     assert [(done, of) for stage, done, of in told if stage == "cross-validating"] == [(i, 5) for i in range(6)]
+    tried = list(dict.fromkeys(stage for stage, _, _ in told if stage.startswith("trying settings")))
+    assert tried == [f"trying settings {i + 1} of {len(RECIPES) + len(COSTS) - 1}" for i in range(len(RECIPES) + 1)]
+    for stage in tried:
+        assert [(done, of) for named, done, of in told if named == stage] == [(i, SEARCHED) for i in range(SEARCHED + 1)]
     assert told[-1] == ("done", 1, 1)
