@@ -82,7 +82,7 @@ class _Deep(BaseModel):
     encoder: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
     mixed: tuple[_Head, ...]
     alone: tuple[_Head, ...]
-    width: Annotated[float, Field(gt=0)]
+    width: Annotated[float, Field(gt=0, le=1e6)]
     scope: Annotated[float, Field(ge=0, le=1)]
     ask: dict[str, float]
 
@@ -370,14 +370,14 @@ def _sound(deep: Deep, router: Router) -> bool:
     """The parts of the deep path fit each other and the targets of the router."""
     machine = deep.machine
     dimensions, columns = len(machine.mean), sum(len(target.labels) for target in router.targets)
-    asked = [(target.name, target.labels, target.first) for target in router.targets]
+    asked = [(target.name, target.labels, target.first, set(target.protect)) for target in router.targets]
     arrays = (deep.probe, deep.shares, machine.mean, machine.anchors, machine.weights)
     return (
         deep.probe.shape == (dimensions,)
         and machine.anchors.shape[1:] == (dimensions,)
         and machine.weights.shape == (len(machine.anchors), columns)
         and deep.shares.shape == (columns,)
-        and all([(t.name, t.labels, t.first) for t in targets] == asked for targets in (deep.mixed, deep.alone))
+        and all([(t.name, t.labels, t.first, set(t.protect)) for t in targets] == asked for targets in (deep.mixed, deep.alone))
         and set(deep.ask) == {target.name for target in router.targets}
         and all(bool(np.isfinite(array).all()) for array in arrays)
     )

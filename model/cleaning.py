@@ -57,6 +57,8 @@ def clean(subject: str | None, body: str | None) -> str:
 
 
 def _tidy(text: str, *, quotes: bool) -> str:
+    if not text:
+        return text
     text = text[:LONGEST]
     if _SUSPECT.search(text):
         text = _repair(text)
@@ -64,7 +66,7 @@ def _tidy(text: str, *, quotes: bool) -> str:
         if _MOJIBAKE.search(text) and is_bad(text):
             text = _visible(ftfy.fix_encoding(text))
         text = unicodedata.normalize("NFKC", _PILED.sub(r"\1", text))[:LONGEST]
-    if quotes and (">" in text or any(mark in text for mark in _MARKS)):
+    if quotes and (">" in text or ("\n" in text and any(mark in text for mark in _MARKS))):
         text = _own_words(text)
     return text.strip()
 

@@ -140,7 +140,7 @@ class Decider:
     def answer(self, tickets: Sequence[Ticket], texts: list[str], *, explain: bool = False, embeddings: NDArray[np.float32] | None = None) -> Answers:
         """What the router says of the cleaned `texts` of the `tickets`; see `Router.answer`."""
         told = [language.normalise(ticket.language) if ticket.language else None for ticket in tickets]
-        return self.router.answer(texts, told, explain=explain, embeddings=embeddings)
+        return self.router.answer(texts, told if any(told) else None, explain=explain, embeddings=embeddings)
 
     def conclude(
         self, tickets: Sequence[Ticket], texts: list[str], answers: Answers, *, explain: bool = False, advise: bool = False
@@ -201,9 +201,7 @@ class Decider:
         """The action for answer `i`, and its reasons."""
         if not text:
             return "review", ["empty"]
-        reasons: list[str] = []
-        if not familiar:
-            reasons.append("unfamiliar")
+        reasons = [] if familiar else ["unfamiliar"]
         # Without its words the fast path knows nothing of a text. The deep path does, but what it promises was not shown in that language:
         # a person sees its answer first.
         strange = bool(reasons)
@@ -212,17 +210,14 @@ class Decider:
             reasons.append("unknown_language")
             strange = strange or answers.path == "fast"
         limits = self._limits[id(answers.targets[i])]
-        unsure = [name for name in self._routed if labels[name]["confidence"] < limits.least[name]]
-        reasons += [f"unsure_{name}" for name in unsure]
-        missed = [
-            f"possible_{label}"
-            for name, label, place, limit in limits.protected
-            if labels[name]["label"] != label and answers.probabilities[name][i, place] >= limit
-        ]
-        reasons += missed
+        before = len(reasons)
+        reasons += [f"unsure_{name}" for name in self._routed if labels[name]["confidence"] < limits.least[name]]
+        for name, label, place, limit in limits.protected:
+            if labels[name]["label"] != label and answers.probabilities[name][i, place] >= limit:
+                reasons.append(f"possible_{label}")
         if strange:
             return "review", reasons
-        if not unsure and not missed and not foreign:
+        if len(reasons) == before and not foreign:
             return "auto", reasons
         leading = self._leading.name
         return ("suggest" if labels[leading]["confidence"] >= limits.least[leading] else "review"), reasons

@@ -13,6 +13,7 @@ from model.deep import Deep
 LONGEST_PHRASE = 4  # words
 MOST_PHRASES = 6  # of a target that a decision tells
 RANKS = 4  # labels of a target that are told: the most probable and its alternatives
+SHORT = 40  # characters; of less langdetect tells little (59% of word pairs right in English), so half as much is enough to do without it
 SURE_OF_LANGUAGE = 0.5  # below this the language head has met a language it never learned
 
 
@@ -124,10 +125,12 @@ class Router:
             share = known / np.maximum(words, 1)
             guesses = [(self.only_language or language.UNKNOWN, p) for p in share.tolist()]
         spoken = [self._language(text, told[i] if told else None, guesses[i], familiar[i]) for i, text in enumerate(texts)]
-        pulled = [
-            [phrases[:n] for phrases, n in zip(by_target, counts, strict=True)]
-            for by_target, counts in zip(found.phrases.tolist(), found.found.tolist(), strict=True)
-        ]
+        pulled: list[list[list[list[float]]]] = [[] for _ in texts]
+        if explain:
+            pulled = [
+                [phrases[:n] for phrases, n in zip(by_target, counts, strict=True)]
+                for by_target, counts in zip(found.phrases.tolist(), found.found.tolist(), strict=True)
+            ]
         fast = Answers("fast", [self.targets] * len(texts), probabilities, top, pulled, spoken, familiar, [False] * len(texts), scores)
         if self.deep is None:
             return fast
@@ -196,6 +199,9 @@ class Router:
         if not text:
             return language.UNKNOWN, 0.0
         # A head that never saw the words may be sure all the same; where there is none, the guess itself is the share of known words.
-        believed = guess[1] >= SURE_OF_LANGUAGE and (familiar or self.languages is None)
+        if self.languages is None:
+            believed = guess[1] >= (SURE_OF_LANGUAGE if len(text) >= SHORT else SURE_OF_LANGUAGE / 2)
+        else:
+            believed = guess[1] >= SURE_OF_LANGUAGE and familiar
         code, sure = guess if believed else language.detect(text)
         return code, round(sure, 4)

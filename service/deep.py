@@ -24,6 +24,7 @@ from model.router import Router
 from service.metrics import Metrics
 
 LEAST_FAILURES = 3  # running, before the encoder is left alone
+RECENT = 4  # answers by which the encoder's usual time is told
 FIRST_REST, LONGEST_REST = 5.0, 60.0  # seconds; each in vain doubles the next
 OPEN_SECONDS = 3.0  # for opening and probing an encoder: a service starts without one that takes longer
 LOOK_SECONDS = 1.0  # between two looks whether an encoder that could not be had is to be tried again
@@ -65,6 +66,7 @@ class DeepPath:
         self._opened: Opened | None = None
         self._waiting: deque[_Ask] = deque()
         self._working = 0  # asks that are with the encoder
+        self._usual = 0.0  # seconds that the encoder takes, of late
         self._failures = 0  # running
         self._fault: str | None = None  # why the encoder is left alone
         self._rest = FIRST_REST
@@ -115,7 +117,7 @@ class DeepPath:
 
     def take(self, opened: Opened | None) -> None:
         """Serve with another champion's deep path from now on; what waits was asked for the old one and is answered by its encoder."""
-        self._opened = opened
+        self._opened, self._usual = opened, 0.0
         if opened and opened.fault:
             self._leave_alone(opened.fault)
         else:
@@ -136,14 +138,18 @@ class DeepPath:
     def admit(self, decider: Decider, doubtful: int, *, together: bool = False) -> int:
         """For how many of so many doubtful tickets that `decider` decided there is a place now; the others are counted. Those that are
         asked `together` have one place between them."""
-        free = max(self._places - len(self._waiting) - self._working, 0)
+        busy = len(self._waiting) + self._working
         outcome = "full"
         opened = self._opened
         if opened is None or opened.encoder is None or opened.learned is not decider.router.deep:
             free, outcome = 0, "resting"
         elif self._fault:
             # One ticket tries it, when the rest is over and nobody is left behind in it from before.
-            free, outcome = int(free == self._places and time.monotonic() >= self._rest_until), "resting"
+            free, outcome = int(not busy and time.monotonic() >= self._rest_until), "resting"
+        else:
+            # Who would wait in vain for those before it need not wait at all.
+            in_time = int(self._seconds * _at_once(opened.encoder) / self._usual) if self._usual else self._places
+            free = max(min(self._places, in_time or 1) - busy, 0)
         admitted = min(doubtful, doubtful * free if together else free)
         if admitted < doubtful:
             self._metrics.count_deep(outcome, doubtful - admitted)
@@ -178,21 +184,23 @@ class DeepPath:
             try:
                 threading.Thread(target=self._work, args=(loop, ask, texts), name="deep", daemon=True).start()
             except RuntimeError as error:  # the system has no more threads to give
-                loop.call_soon(self._worked, ask, texts, error)
+                loop.call_soon(self._worked, ask, texts, error, 0.0)
 
     def _work(self, loop: asyncio.AbstractEventLoop, ask: _Ask, part: slice) -> None:
         """On a thread of its own: a part of an ask, encoded and decided."""
         result: list[Decision] | Exception
+        since = time.monotonic()
         try:
             tickets, texts = ask.tickets[part], list(ask.texts[part])
             result = ask.decider.reconsider(tickets, texts, ask.encoder.encode(texts), explain=True, advise=True)
         except Exception as error:  # whatever it is, the fast path's decisions stand
             result = error
         with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-            loop.call_soon_threadsafe(self._worked, ask, part, result)
+            loop.call_soon_threadsafe(self._worked, ask, part, result, time.monotonic() - since)
 
-    def _worked(self, ask: _Ask, part: slice, result: list[Decision] | Exception) -> None:
+    def _worked(self, ask: _Ask, part: slice, result: list[Decision] | Exception, seconds: float) -> None:
         self._working -= 1
+        self._usual += (seconds - self._usual) / (RECENT if self._usual else 1)
         if isinstance(result, Exception):
             self._end(ask, "failed")
             self._count_failure(ask.encoder, _why(result))

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from prometheus_client import multiprocess
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
@@ -81,6 +82,8 @@ def application() -> FastAPI:
     _end_with_the_parent()
     _forget_dead_workers()
     _give_memory_back()
+    # Between two products its threads wait by spinning: they took more of a processor than all else that the deep path's sums do.
+    threadpool_limits(1, user_api="blas")
     return create_app(Settings(), alone=True)
 
 

@@ -46,7 +46,7 @@ def card(trained: Trained, test: dict[str, Any] | None) -> str:
         "",
         "Reads a support ticket and answers: " + "; ".join(f"**{t.name}** ({', '.join(t.labels)})" for t in router.targets) + ".",
         "",
-        f"Learned from {trained.metrics['tickets']} tickets. Languages learned: {spoken}. In any other language its answers go to a person.",
+        f"Learned from {trained.metrics['tickets']} tickets. Languages learned: {spoken}. In any other language a person sees its answer first.",
         "It proposes; thresholds and policy decide what is routed without a person. It must not be used to judge customers or staff.",
         "",
         "Linear support vector machines over words, pairs of words (neighbours; where it helps, words near each other) and character n-grams; calibrated on held-out tickets.",
@@ -58,6 +58,20 @@ def card(trained: Trained, test: dict[str, Any] | None) -> str:
         "",
         *_figures(trained.metrics["targets"]),
     ]
+    if router.deep:
+        deep = trained.metrics["deep"]
+        lines += [
+            f"## With the deep path ({router.deep.encoder}), asked for {_said(deep['asked'])} of the tickets",
+            "",
+            "Asked where the confidence is below "
+            + ", ".join(f"{least:.3f} in {name}" for name, least in router.deep.ask.items())
+            + ", few words are known, or the language was not learned.",
+            "",
+            *_figures(deep["cascade"]),
+        ]
+        if deep["foreign"]:
+            alone = "; ".join(f"{name} {_said(figures['accuracy'])}" for name, figures in deep["foreign"].items())
+            lines += [f"In languages that it was not shown the deep path alone gives: {alone}.", ""]
     if "random_split" in trained.metrics:
         apart = "; ".join(f"{name} {figures['share']}" for name, figures in trained.metrics["random_split"].items())
         lines += [

@@ -215,7 +215,8 @@ def for_training(
         return None, [*store.problems, f"{told} --encoder {LOCAL} does it all the same, once."]
     store.embed(texts, opened, progress)
     rows = {target: store.rows(own) for target, own in meant.items()}
-    return Embedded(opened.name, store.rows([PROBE])[0], store.rows(table.texts), rows), store.problems
+    told = [*store.problems, f"With a deep path, by {opened.name}."]
+    return Embedded(opened.name, store.rows([PROBE])[0], store.rows(table.texts), rows), told
 
 
 def _encoded(batches: list[list[str]], encoder: Encoder) -> Generator[tuple[list[str], NDArray[np.float32]]]:

