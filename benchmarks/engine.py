@@ -286,9 +286,7 @@ def language(data: Path) -> Found:
             own = [clean("", texts[i]) for i in which]
             start, guesses = time.perf_counter(), ways[way](own)
             us = (time.perf_counter() - start) / len(which) * 1e6
-            right, spoken = (
-                np.array(column) for column in zip(*((guess == gold[i], gold[i]) for guess, i in zip(guesses, which, strict=True)), strict=True)
-            )
+            right, spoken = np.array([guess == gold[i] for guess, i in zip(guesses, which, strict=True)]), np.array([gold[i] for i in which])
             by = {code: share(right[spoken == code]) for code in sorted(set(gold))}
             found[f"{name}, {way}, {len(which)} texts"] = {"right": share(right), "microseconds a text": us, "by_language": by}
     return found
@@ -296,22 +294,18 @@ def language(data: Path) -> Found:
 
 def scale(data: Path, million: bool = False) -> Found:
     frame = pd.read_csv(data / "it_service" / "train.csv.gz", keep_default_na=False)
-    command = [
-        sys.executable,
-        str(HERE.parent / "pointsman.py"),
-        "train",
-        "train.csv",
-        "--text=text",
-        "--target=label",
-        "--encoder=none",
-        "--out=out",
-    ]
+    options = ["--text=text", "--target=label", "--encoder=none", "--out=out"]
     found: Found = {}
     for size in [*SIZES, *([MILLION] if million else [])]:
         with tempfile.TemporaryDirectory(prefix="pointsman-scale-") as folder:
             _resample(frame, size).to_csv(f"{folder}/train.csv", index=False)
             start = time.perf_counter()
-            process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [sys.executable, str(HERE.parent / "pointsman.py"), "train", "train.csv", *options],
+                cwd=folder,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
             _, status, used = os.wait4(process.pid, 0)  # the peak of this child alone
         seconds, processor = time.perf_counter() - start, used.ru_utime + used.ru_stime
         found[f"{size} tickets"] = {"status": status, "seconds": seconds, "of a processor": processor, "peak, GB": used.ru_maxrss / 2**20}
@@ -323,11 +317,8 @@ def _resample(frame: pd.DataFrame, size: int) -> pd.DataFrame:
     chance, texts, labels = random.Random(0), frame["text"].tolist()[:size], frame["label"].tolist()[:size]
     for i in chance.choices(range(len(texts)), k=size - len(texts)):
         words = texts[i].split()
-        for _ in range(max(1, len(words) // 8) if len(words) > 1 else 0):
-            place = chance.randrange(1, len(words))
+        for place in sorted(chance.sample(range(1, len(words)), (len(words) + 6) // 8), reverse=True):
             words[place - 1 : place + 1] = chance.choice([[words[place]], [words[place], words[place - 1]]])
-            if len(words) == 1:
-                break
         texts.append(" ".join(words))
         labels.append(labels[i])
     return pd.DataFrame({"text": texts, "label": labels})
@@ -372,7 +363,7 @@ def _cell(value: Any) -> str | None:
         return f"{value['share']:.3f} {_cell(value['interval'])}" if value.get("share") is not None else None
     if isinstance(value, list):
         return " ".join(f"{each:.3f}" for each in value)
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else value if value is None else str(value)
 
 
 if __name__ == "__main__":

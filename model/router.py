@@ -174,7 +174,8 @@ class Router:
             targets=[deep.alone if away else deep.mixed for away in abroad],
             probabilities=probabilities,
             top=top,
-            familiar=(nearest >= deep.scope).tolist(),
+            # Words that nobody knows, in a language that is said to be known, are no language: an encoder finds something in any letters.
+            familiar=((nearest >= deep.scope) & (np.array(fast.familiar, bool) | abroad)).tolist(),
         )
 
     def explain(self, text: str, columns: list[int]) -> list[list[Phrase]]:
