@@ -180,7 +180,7 @@ def test_the_unit_confines_the_service_and_waits_until_it_has_drained() -> None:
     }  # fmt: skip
     found = unit()
     assert {name: found[name] for name in asked} == {name: [value] for name, value in asked.items()}
-    assert found["SystemCallFilter"] == ["@system-service", "~@privileged @resources"]
+    assert found["SystemCallFilter"] == ["@system-service", "~@privileged @resources", "setpriority"]
     assert int(found["TimeoutStopSec"][0]) > DRAIN_SECONDS
     assert any("NUMBA_CACHE_DIR=/var/cache/pointsman" in line for line in found["Environment"])
     assert found["CacheDirectoryMode"] == ["0700"]  # who could write there could make the service run it

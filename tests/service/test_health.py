@@ -65,7 +65,7 @@ async def test_every_machine_may_ask(client: httpx.AsyncClient, path: str) -> No
 
 async def test_decisions_are_counted_by_what_they_say(service: Service) -> None:
     decision = (await service.classify(body=QUESTION)).json()
-    told = {"action": decision["action"], "language": "pt", "model_version": decision["model_version"]}
+    told = {"action": decision["action"], "path": "fast", "language": "pt", "model_version": decision["model_version"]}
     assert await sample(service.client, "pointsman_decisions_total", **told) == 1
     await service.batch({"body": QUESTION}, {"body": " "}, {"body": QUESTION})
     assert await sample(service.client, "pointsman_decisions_total", **told) == 3

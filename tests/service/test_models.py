@@ -26,6 +26,10 @@ async def test_the_model_says_what_it_is_and_how_good_it_was(client: httpx.Async
     assert model["trained_on"]["tickets"] == len(table.texts)
 
 
+async def test_a_model_without_a_deep_path_says_so(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/model")).json()["deep"] is None
+
+
 async def test_the_version_of_the_model_is_the_version_of_its_decisions(service: Service) -> None:
     model = (await service.client.get("/model")).json()
     assert (await service.classify(body=INCIDENT)).json()["model_version"] == model["version"]
