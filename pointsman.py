@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from model.deep import Rows
     from model.encoder import Encoder
     from model.router import Router
+    from training.deep import Embedded
     from training.rows import BadRow, Row
     from training.table import Problem
 
@@ -159,10 +160,14 @@ def train(
         unseen = read_table(tests, text=table.text_columns, targets=wanted, database=database, for_training=False) if tests else None
         _check_folder(out)
         with _progress() as progress:
-            embedded, told = embeddings.for_training(table, taxonomy, encoder, budget, out, progress)
-            for line in told:
-                click.echo(line, err=True)
-            trained = fit(table, settings, taxonomy, progress, embedded=embedded)
+
+            def embed() -> "Embedded | None":
+                embedded, told = embeddings.for_training(table, taxonomy, encoder, budget, out, progress)
+                for line in told:
+                    click.echo(line, err=True)
+                return embedded
+
+            trained = fit(table, settings, taxonomy, progress, embedded=embed)
             test = judge(trained.router, unseen, _encode(trained.router), progress) if unseen else None
         home = card.save(trained, table, settings, out, test)
     except (TrainingError, ModelError) as error:

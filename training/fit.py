@@ -83,9 +83,15 @@ class _Head:
 
 
 def fit(
-    table: TicketTable, settings: Settings, taxonomy: Taxonomy, progress: Progress = lambda stage, done, of: None, *, embedded: Embedded | None = None
+    table: TicketTable,
+    settings: Settings,
+    taxonomy: Taxonomy,
+    progress: Progress = lambda stage, done, of: None,
+    *,
+    embedded: Embedded | Callable[[], Embedded | None] | None = None,
 ) -> Trained:
-    """Learn a router from `table`, with a deep path where its tickets are `embedded`. The same table, settings and seed give the same router but for its version.
+    """Learn a router from `table`, with a deep path where its tickets are `embedded`, or come to be when it is called, which is after
+    everything was checked. The same table, settings and seed give the same router but for its version.
 
     Raises TrainingError where a promise or prior names a target or label that the table does not have, or the tickets are
     too few to be split.
@@ -103,6 +109,7 @@ def fit(
         split = folds(strata, group, settings.seed)
     except ValueError as error:
         raise TrainingError(f"{len(table)} tickets, but {error}") from error
+    seen = embedded() if callable(embedded) else embedded
     recipe, cost, tried = _search(counts, heads, split, settings, progress)
     scores = _cross_validate(counts, heads, split, recipe, (cost,), settings.seed, progress)[cost]
     progress("learning from all tickets", 0, 1)
@@ -127,9 +134,9 @@ def fit(
             head.name: share((random[:, head.columns].argmax(axis=1) == head.codes)[which][head.codes[which] >= 0]) for head in targets
         }
     deep = None
-    if embedded:
+    if seen:
         progress("learning the deep path", 0, 1)
-        deep, metrics["deep"] = _learn_deep(embedded, targets, scores, [p for _, p in calibrated[: len(targets)]], split, spoken, settings, taxonomy)
+        deep, metrics["deep"] = _learn_deep(seen, targets, scores, [p for _, p in calibrated[: len(targets)]], split, spoken, settings, taxonomy)
     router = Router(
         rows=features.rows(weights),
         bias=bias,

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -88,11 +89,11 @@ def test_input_that_breaks_in_the_middle_leaves_what_was_there(models: Path, fol
 def test_an_error_of_our_own_in_the_middle_leaves_nothing(models: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decide, batches = Decider.decide, []
 
-    def fails_later(decider: Decider, tickets: Sequence[Ticket], *, explain: bool = False) -> list[Decision]:
+    def fails_later(decider: Decider, tickets: Sequence[Ticket], **asked: Any) -> list[Decision]:
         batches.append(len(tickets))
         if len(batches) == 2:
             raise MemoryError
-        return decide(decider, tickets, explain=explain)
+        return decide(decider, tickets, **asked)
 
     monkeypatch.setattr(Decider, "decide", fails_later)
     with pytest.raises(MemoryError):
