@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 BATCH = 1024  # tickets classified together by `classify`
 PROBLEMS_SHOWN = 10
-PATIENCE = 120.0  # seconds that an encoder may take for a text, where nobody waits at the door
 LONGEST_NAME = 200
 
 # What is imported inside the subcommands is slow to import and not needed by the others.
@@ -191,6 +190,7 @@ def train(
 def _encoder(router: "Router") -> "Encoder | None":
     """The encoder of the router's deep path; None where there is none, where it is turned off, or where it fails, which is said."""
     from model.deep import open_for
+    from model.encoder import PATIENCE
     from model.errors import EncoderError
 
     if router.deep is None or os.environ.get("POINTSMAN_DEEP") == "off":

@@ -41,9 +41,8 @@ class Deep:
     """What the deep path learned.
 
     `encoder`: the name of the encoder that its embeddings come from, and `probe` (dimensions,), the embedding by which another one under
-    the same name is noticed (`model.encoder.fits`). `machine` scores embeddings. `mixed`: the targets as
-    calibrated on both paths' scores, where the deep score counts `shares` (columns,) times; `alone`: on the deep score alone, for languages
-    that were left out. `scope`: the similarity to the nearest anchor under which a text is none of the router's business. `ask`: for each
+    the same name is noticed (`require_same`). `machine` scores embeddings. `mixed`: the targets as calibrated on both paths' scores, where
+    the deep score counts `shares` (columns,) times; `alone`: on the deep score alone, for languages that were left out. `scope`: the similarity to the nearest anchor under which a text is none of the router's business. `ask`: for each
     target the fast path's confidence under which the deep path is asked.
     """
 
@@ -60,9 +59,14 @@ class Deep:
 def open_for(deep: Deep, seconds: float) -> Encoder:
     """The encoder that `deep` was learned with. Raises EncoderError where it cannot be opened or is another one now."""
     encoder = open_encoder(deep.encoder, seconds)
+    require_same(encoder, deep)
+    return encoder
+
+
+def require_same(encoder: Encoder, deep: Deep) -> None:
+    """Raises EncoderError where `encoder` is not the one that `deep` was learned with."""
     if not fits(encoder, deep.probe):
         raise EncoderError(f"{deep.encoder}: gives other rows than when the router was trained; train again, or bring back the old one")
-    return encoder
 
 
 def kernel(left: Rows, right: Rows, width: float) -> Rows:

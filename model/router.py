@@ -52,8 +52,8 @@ class Target:
 class Answers(NamedTuple):
     """What the router says of some texts, by one `path`; every list and array has one entry a text.
 
-    `targets`: those of the path for each text, calibrated for what it went by; `probabilities`: for each target (texts, labels); `top`: for each target (texts, `RANKS`) its most probable labels, best
-    first, -1 where there are fewer; `phrases`: for each text, for each target, the phrases that pulled its best label as
+    `targets`: those of the path for each text, calibrated for what it went by; `probabilities`: for each target (texts, labels); `top`: for
+    each target (texts, `RANKS`) its most probable labels, best first, -1 where there are fewer; `phrases`: for each text, for each target, the phrases that pulled its best label as
     [start, end, weight], strongest first (none unless asked for); `languages`: code and confidence; `familiar`: whether enough of
     its words were seen in training, or on the deep path whether it is like any ticket of training, for the answers to mean something;
     `doubtful`: whether the deep path should be asked (never on the deep path, or where there is none); `scores`: (texts, columns), the fast

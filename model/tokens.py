@@ -2,7 +2,8 @@
 
 A *word* is a run of letters, marks and digits; ``?`` and ``!`` are words of their own. Scripts that write no spaces
 (Chinese, Japanese, Thai, Lao, Khmer, Burmese) give overlapping pairs of characters, which play the part of words. A
-*pair* is two neighbouring words; words that stand a little further apart are *near* each other, whichever comes first. The *subwords* of a word are its character n-grams, with ``<`` and ``>`` for its edges.
+*pair* is two neighbouring words; words that stand a little further apart are *near* each other, whichever comes first. The *subwords* of
+a word are its character n-grams, with ``<`` and ``>`` for its edges.
 
 Training, classifying and explaining all come here, so they can never cut a ticket differently. The loops are compiled
 by numba (cached on disk); they work on code points, so a position found here is a position in the Python string.

@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple
 import structlog
 
 from model.decision import Decider, Decision, Ticket
-from model.deep import Deep
-from model.encoder import LOCAL, MOST_REQUESTS, MOST_TEXTS, Encoder, fits, open_encoder
+from model.deep import Deep, require_same
+from model.encoder import LOCAL, MOST_REQUESTS, MOST_TEXTS, Encoder, open_encoder
 from model.errors import EncoderError
 from model.router import Router
 from service.metrics import Metrics
@@ -100,10 +100,7 @@ class DeepPath:
             try:
                 same = known is not None and known.name == learned.encoder
                 encoder = known if known and same else open_encoder(learned.encoder, self._seconds, engines=1, nice=LOWEST)
-                if not fits(encoder, learned.probe):
-                    raise EncoderError(
-                        f"{learned.encoder}: gives other rows than when the router was trained; train again, or bring back the old one"
-                    )
+                require_same(encoder, learned)
                 told.put(encoder)
             except Exception as error:
                 told.put(error)

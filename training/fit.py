@@ -23,7 +23,7 @@ from training import calibrate, duplicates, languages, solver
 from training import deep as deep_path
 from training.deep import Embedded
 from training.errors import TrainingError
-from training.evaluate import judge, share
+from training.evaluate import Progress, judge, share
 from training.features import LEAST_DOCUMENTS, Features, Recipe, TermCounts
 from training.split import Fold, folds
 from training.table import TicketTable
@@ -40,8 +40,6 @@ RECALL = 0.97  # of a protected label, for the threshold of "possible"
 LEAST_SEARCHED = 2_000  # tickets, however short the budget
 LEAST_IN_LANGUAGE = 5  # tickets; a rarer language is not learned
 _ENTRIES_A_SECOND = 5e6  # of the document matrix, one fold and one cost, on one slow core; for the budget
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

