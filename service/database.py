@@ -11,12 +11,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-HEAD = "0004"  # the newest migration; a test holds it to the folder
+HEAD = "0005"  # the newest migration; a test holds it to the folder
 MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 MIGRATION_SECONDS = 600  # how long a process that starts waits for another's migration
 _MIGRATING = 0x706F696E  # the lock's number in PostgreSQL, one that others are unlikely to have taken
+SIMULATED = "simulated-"  # what the model versions begin with whose decisions `pointsman demo` made up
 BUSY_SECONDS = 0.5  # how long a statement waits for a lock: less than a request waits for its decision
 
 metadata = sa.MetaData()
@@ -53,7 +54,10 @@ decisions = sa.Table(
     sa.Column("language", sa.String(16), nullable=False),
     sa.Column("kind", sa.String(200), nullable=True),
     sa.Column("department", sa.String(200), nullable=True),
+    sa.Column("kind_confidence", sa.Float, nullable=True),
+    sa.Column("department_confidence", sa.Float, nullable=True),
     sa.Column("action", sa.String(8), nullable=False),
+    sa.Column("reasons", sa.Text, nullable=False, server_default=""),  # codes, separated by spaces
     sa.Column("declared_kind", sa.String(200), nullable=True),
     sa.Column("channel", sa.String(16), nullable=True),
     sa.Column("customer_tier", sa.String(64), nullable=True),
@@ -67,6 +71,63 @@ decisions = sa.Table(
 )
 # Forgetting looks at what still has its text, not at all the years again.
 sa.Index("decisions_with_text", decisions.c.decided_at, sqlite_where=decisions.c.body.is_not(None), postgresql_where=decisions.c.body.is_not(None))
+
+outcomes = sa.Table(
+    "outcomes",
+    metadata,
+    sa.Column("ticket_id", sa.String(200), primary_key=True),  # decided or not yet
+    sa.Column("event_id", sa.String(200), primary_key=True),
+    sa.Column("happened_at", Moment, nullable=False),
+    sa.Column("event", sa.String(16), nullable=False),  # assigned, moved, kind_corrected, answered, closed
+    sa.Column("to_label", sa.String(200), nullable=True),
+    sa.Column("from_label", sa.String(200), nullable=True),
+    sa.Column("by_whom", sa.String(8), nullable=False),  # person, rule, router
+    sa.Column("reason", sa.Text, nullable=True),  # private, as the tickets' text is
+    sa.Column("digest", sa.String(64), nullable=False),  # SHA-256 of what was sent: a repeat is known by it when the reason is forgotten
+    sa.Column("received_at", Moment, nullable=False),
+)
+
+# What the misroute report reads: for each decision a narrow row of what was decided and what became of it, kept in step by whoever stores a
+# decision or an event of its ticket (`service.outcomes.repository`).
+stories = sa.Table(
+    "stories",
+    metadata,
+    sa.Column("decision_id", sa.String(26), primary_key=True),
+    # Of the decision, as it stands there:
+    sa.Column("ticket_id", sa.String(200), nullable=True, unique=True),
+    sa.Column("decided_at", Moment, nullable=False),
+    sa.Column("created_at", Moment, nullable=False, index=True),
+    sa.Column("model_version", sa.String(64), nullable=False),
+    sa.Column("path", sa.String(8), nullable=False),
+    sa.Column("language", sa.String(16), nullable=False),
+    sa.Column("kind", sa.String(200), nullable=True),
+    sa.Column("department", sa.String(200), nullable=True),
+    sa.Column("kind_confidence", sa.Float, nullable=True),
+    sa.Column("department_confidence", sa.Float, nullable=True),
+    sa.Column("action", sa.String(8), nullable=False),
+    sa.Column("reasons", sa.Text, nullable=False),
+    sa.Column("declared_kind", sa.String(200), nullable=True),
+    sa.Column("channel", sa.String(16), nullable=True),
+    sa.Column("customer_tier", sa.String(64), nullable=True),
+    sa.Column("country", sa.String(2), nullable=True),
+    sa.Column("text_key", sa.String(16), nullable=False),  # the start of its text's digest: tickets of the same text have the same
+    # Of the outcomes, see `service.outcomes.story.Story`:
+    sa.Column("events", sa.Integer, nullable=False, default=0),
+    sa.Column("final_kind", sa.String(200), nullable=True),
+    sa.Column("final_department", sa.String(200), nullable=True),
+    sa.Column("kind_by", sa.String(8), nullable=True),
+    sa.Column("department_by", sa.String(8), nullable=True),
+    sa.Column("placed_in", sa.String(200), nullable=True),
+    sa.Column("placed_by", sa.String(8), nullable=True),
+    sa.Column("answered_in", sa.String(200), nullable=True),
+    sa.Column("moves", sa.Integer, nullable=False, default=0),
+    sa.Column("wrong_stays", sa.Integer, nullable=False, default=0),
+    sa.Column("course", sa.String(16), nullable=True),  # straight, overruled, moved, bounced
+    sa.Column("wrong_at", Moment, nullable=True),
+    sa.Column("right_at", Moment, nullable=True),
+    sa.Column("answered_at", Moment, nullable=True),
+    sa.Column("closed_at", Moment, nullable=True),  # null while it is open: it is judged while this is not
+)
 
 trials = sa.Table("storage_trials", metadata, sa.Column("filler", sa.LargeBinary, nullable=False))
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from service.database import decisions, trials
+from service.outcomes.repository import lock, open_stories
 
 _ROWS = 64  # of one INSERT
 _FORGOTTEN_TOGETHER = 5_000
@@ -31,7 +32,10 @@ class Record(NamedTuple):
     language: str
     kind: str | None
     department: str | None
+    kind_confidence: float | None
+    department_confidence: float | None
     action: str
+    reasons: str
     declared_kind: str | None
     channel: str | None
     customer_tier: str | None
@@ -55,6 +59,7 @@ class Stored:
 def store(connection: Connection, records: Sequence[Record]) -> list[Stored]:
     """Store the records whose ticket was not decided yet; for each, what stands in the database afterwards."""
     named = {record.ticket_id for record in records if record.ticket_id is not None}
+    lock(connection, named)
     known = _find(connection, named) if named else {}
     new, result = [], []
     for record in records:
@@ -72,6 +77,7 @@ def store(connection: Connection, records: Sequence[Record]) -> list[Stored]:
     for start in range(0, len(new), _ROWS):
         rows = new[start : start + _ROWS]
         connection.exec_driver_sql(_insert(len(rows), connection.dialect.paramstyle), tuple(chain.from_iterable(rows)))
+    open_stories(connection, [record.decision_id for record in new], {record.ticket_id for record in new if record.ticket_id is not None})
     return result
 
 

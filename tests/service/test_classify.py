@@ -16,7 +16,7 @@ from model.decision import Decider, Ticket
 from model.policy import load_policy
 from model.router import Router
 from model.taxonomy import load_taxonomy
-from service.database import decisions
+from service.database import decisions, stories
 from tests.service.test_health import sample
 from tests.serving import DATABASES, INCIDENT, QUESTION, Service, error_of
 
@@ -179,6 +179,7 @@ async def test_a_decision_is_given_again_from_the_database(service: Service) -> 
     """Not from a memory of this process: another may have written it."""
     first = (await service.classify(ticket_id="T-1", body=INCIDENT)).json()
     service.write(sa.update(decisions).values(ticket_id="T-2"))
+    service.write(sa.update(stories).values(ticket_id="T-2"))
     again = (await service.classify(ticket_id="T-2", body=INCIDENT)).json()
     assert again["decision_id"] == first["decision_id"]
     assert (await service.classify(ticket_id="T-1", body=INCIDENT)).json()["decision_id"] != first["decision_id"]
