@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -17,18 +18,22 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy.engine import Engine
 
     from model.deep import Rows
     from model.encoder import Encoder
     from model.router import Router
     from training.deep import Embedded
+    from training.flips import Flip
     from training.rows import BadRow, Row
     from training.table import Problem
 
 BATCH = 1024  # tickets classified together by `classify`
 PROBLEMS_SHOWN = 10
 LONGEST_NAME = 200
+MOST_LANGUAGES = 12  # shown on a terminal by `compare`; the page and the JSON have all
 
 # What is imported inside the subcommands is slow to import and not needed by the others.
 
@@ -238,6 +243,277 @@ def evaluate(model: Path, files: tuple[str, ...], text: str | None, targets: tup
         _show_figures(figures, f"of {router.version}", languages=True)
 
 
+@main.command(epilog="Example: pointsman compare models models/2026-11-22T10-00-00Z-3f2a later.csv --html comparison.html")
+@click.argument("champion", type=click.Path(path_type=Path))
+@click.argument("candidate", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True)
+@_with_table
+@click.option(
+    "--flips", "shown", type=click.IntRange(0, 200), help="Tickets to show that were lost, and won, in each target. [default: 3; in --json 0]"
+)
+@click.option("--html", metavar="FILE", help="Write a page that stands alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures and the verdict as JSON.")
+def compare(
+    champion: Path, candidate: Path, files: tuple[str, ...], text: str | None, targets: tuple[str, ...], database: str | None, shown: int | None,
+    html: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Hold a candidate against the champion on the same tickets, which neither has learned from, and let the gate judge.
+    The verdict is kept beside the candidate; exit status 1 where it refuses."""
+    from model import bundle
+    from model.errors import ModelError
+    from model.policy import load_policy
+    from training import comparison_page
+    from training.errors import TrainingError
+    from training.flips import flips
+    from training.table import read_table
+    from training.trial import hold_against
+
+    try:
+        homes = {"champion": bundle.find(champion), "candidate": bundle.find(candidate)}
+        routers = {who: bundle.load(home) for who, home in homes.items()}
+        if routers["champion"].version == routers["candidate"].version:
+            _refuse(f"{champion} and {candidate} are the same bundle, {routers['champion'].version}; there is nothing to compare")
+        read = {router.text_columns for router in routers.values()}
+        if text is None and len(read) > 1:
+            _refuse(f"the two read other columns ({' and '.join(','.join(one) for one in sorted(read))}); name the table's with --text")
+        columns = tuple(part.strip() for part in text.split(",")) if text else routers["champion"].text_columns
+        table = read_table(files, text=columns, targets=_pairs("--target", targets, alone=True) or None, database=database, for_training=False)
+        _show_problems(table.problems)
+        with _progress() as progress:
+            compared = hold_against(homes, table, load_policy(_setting_path("POINTSMAN_POLICY")), _encoder, progress=progress)
+        if not compared.figures["targets"]:
+            _refuse("the table has none of the targets that both answer; name its columns with --target")
+        most = (0 if as_json and not html else 3) if shown is None else shown
+        found = flips(table, compared.champion, compared.candidate, routers, most)
+        for warning in compared.warnings:
+            click.secho(f"WARNING: {warning}", err=True, bold=True)
+        if html:
+            with _output(html) as out:
+                out.write(comparison_page.page(compared.figures, compared.verdict, compared.warnings, found).encode())
+    except (TrainingError, ModelError) as error:
+        _refuse(error)
+    except OSError as error:
+        _refuse(f"{html}: cannot be written: {error.strerror}")
+    if as_json:
+        told = {"kept": compared.path and str(compared.path), "verdict": compared.verdict, "figures": compared.figures, "warnings": compared.warnings}
+        click.echo(json.dumps(told | ({"flips": found} if shown else {})))
+    else:
+        _show_comparison(compared.figures, compared.verdict, found)
+        if compared.path:
+            click.echo(f"kept in {compared.path}")
+    if not compared.verdict["passed"]:
+        raise SystemExit(1)
+
+
+@main.command(epilog="Example: pointsman promote 2026-11-22T10-00-00Z-3f2a --by Ada")
+@click.argument("version", required=False)
+@click.option("--models", default="models", show_default=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of bundles.")
+@click.option("--by", default="", metavar="NAME", help="Who promotes.")
+@click.option("--because", default="", metavar="REASON", help="Why. With --by it overrules the gate, and both are kept.")
+@click.option("--rollback", is_flag=True, help="Go back to the champion before; takes --by and --because.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def promote(version: str | None, models: Path, by: str, because: str, rollback: bool, as_json: bool) -> None:
+    """Make a candidate the champion, if a comparison with the present one let it pass. Running services take it within
+    seconds. Each promotion is kept in promotions.jsonl."""
+    from model.errors import ModelError
+    from training import promotion
+    from training.errors import TrainingError
+
+    if rollback == (version is not None):
+        _refuse("name the VERSION to promote, or --rollback, and not both")
+    try:
+        if rollback:
+            done = promotion.roll_back(models, by=by, because=because)
+        else:
+            done = promotion.promote(models, version or "", by=by, because=because, overrule=bool(by and because))
+    except promotion.Refused as error:
+        click.echo(f"pointsman: {error}", err=True)
+        raise SystemExit(1) from error
+    except (TrainingError, ModelError) as error:
+        _refuse(error)
+    except OSError as error:
+        _refuse(f"{models}: cannot be written: {error.strerror}")
+    if done.note:
+        click.echo(f"pointsman: {done.note}", err=True)
+    if as_json:
+        click.echo(json.dumps(done._asdict()))
+    elif done.version == done.before:
+        click.echo(f"{done.version} is the champion already")
+    else:
+        click.echo(f"{done.version} is the champion now, instead of {done.before or 'none'}" + (", overruled" if done.verdict == "overruled" else ""))
+
+
+@main.group(epilog="Example: pointsman experiments list --models models")
+def experiments() -> None:
+    """What each training was asked and how good it became; kept as plain files in the folder experiments, beside the bundles."""
+
+
+@experiments.command("list", epilog="Example: pointsman experiments list --json")
+@click.option("--models", default="models", show_default=True, type=click.Path(path_type=Path), help="Folder of bundles.")
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+def experiments_list(models: Path, as_json: bool) -> None:
+    """Show the experiments, oldest first, with their figures by cross-validation."""
+    from training.experiments import summaries
+
+    found = summaries(models)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    _show_experiments(found)
+
+
+@experiments.command("compare", epilog="Example: pointsman experiments compare 2026-11-22T10-00-00Z-3f2a 2026-11-23T10-00-00Z-8c1d")
+@click.argument("one", metavar="V1")
+@click.argument("other", metavar="V2")
+@click.option("--models", default="models", show_default=True, type=click.Path(path_type=Path), help="Folder of bundles.")
+@click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
+def experiments_compare(one: str, other: str, models: Path, as_json: bool) -> None:
+    """Show the settings and the figures in which two experiments differ."""
+    from model.errors import ModelError
+    from training.errors import TrainingError
+    from training.experiments import differences
+
+    try:
+        found = differences(models, one, other)
+    except (TrainingError, ModelError) as error:
+        _refuse(error)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for part, rows in found.items():
+        _show_table(f"{part} that differ", ["", one, other], [[name, *map(str, values)] for name, *values in rows])
+
+
+@main.command(epilog="Example: pointsman audit history.csv --out audit.html --worksheet suspects.csv")
+@click.argument("files", nargs=-1, required=True)
+@_with_table
+@click.option("--declared", default="declared_kind", show_default=True, metavar="COLUMN", help="What the customer filed the ticket as.")
+@click.option("--annotator", default="annotator", show_default=True, metavar="COLUMN", help="Who labelled the ticket.")
+@click.option("--out", "page_file", metavar="FILE", help="Write the whole report there, as a page of its own.")
+@click.option("--worksheet", "sheet", metavar="FILE", help="Write the suspected label errors there, to be corrected.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def audit(
+    files: tuple[str, ...], text: str | None, targets: tuple[str, ...], database: str | None, declared: str, annotator: str,
+    page_file: str | None, sheet: str | None, seed: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Look at tables of tickets before a minute of training is spent: what is missing, wrong, rare or doubled, which labels are
+    probably errors, which departments should be one or two."""
+    from training import worksheet
+    from training.audit import audit as look
+    from training.audit import questions
+    from training.audit_page import how_many, page
+    from training.errors import TrainingError
+    from training.history import read_history
+
+    _check_unwritten(sheet)
+    columns = tuple(part.strip() for part in text.split(",")) if text else None
+    wanted = _pairs("--target", targets, alone=True) or None
+    try:
+        with _progress() as progress:
+            progress("reading tickets", 0, 0)
+            history = read_history(files, text=columns, targets=wanted, database=database, declared=declared, annotator=annotator)
+            found = look(history, seed, progress)
+        for name, content in ((page_file, [page(found).encode("utf-8", "replace")]), (sheet, worksheet.write(questions(history, found.suspects)))):
+            if name:
+                with _output(name) as out:
+                    out.writelines(content)
+    except TrainingError as error:
+        _refuse(error)
+    except OSError as error:
+        _refuse(f"{page_file or sheet}: cannot be written: {error.strerror}")
+    if as_json:
+        click.echo(json.dumps(found.as_json()))
+    elif "-" not in (page_file, sheet):
+        rows = [[one.level, one.title, how_many(one), one.to_do] for one in found.findings]
+        _show_table(f"{found.tickets} tickets in {found.rows} rows", ["", "finding", "how many", "what to do"], rows)
+        click.echo(f"The report: {page_file}" if page_file else "With --out audit.html: the tickets and the words, in a report.", err=True)
+
+
+@main.command(epilog="Example: pointsman label --model models unlabelled.jsonl --count 100 --out worksheet.csv")
+@click.argument("files", nargs=-1, required=True, metavar="UNLABELLED...")
+@click.option("--model", default="models", show_default=True, type=click.Path(path_type=Path), help="A bundle, or a folder of bundles.")
+@_with_table
+@click.option("--count", default=100, show_default=True, type=click.IntRange(1, 2_000), help="Tickets to label.")
+@click.option("--out", "sheet", default="worksheet.csv", show_default=True, metavar="FILE", help="The worksheet; - is standard output.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+def label(
+    files: tuple[str, ...], model: Path, text: str | None, targets: tuple[str, ...], database: str | None, count: int, sheet: str, seed: int
+) -> None:
+    """Choose the unlabelled tickets that teach the router most: those it is unsure of, and no two alike. They are written as a
+    worksheet; fill in `corrected` and merge it back with `pointsman worksheet merge`."""
+    from model import bundle
+    from model.errors import ModelError
+    from training import acquire, worksheet
+    from training.errors import TrainingError
+
+    _check_unwritten(sheet)
+    try:
+        router = bundle.load(bundle.find(model))
+        columns = tuple(part.strip() for part in text.split(",")) if text else router.text_columns
+        named = _pairs("--target", targets, alone=True)
+        wanted = {target.name: named.get(target.name, target.name) for target in router.targets}
+        if unknown := sorted(set(named) - set(wanted)):
+            _refuse(f"the router has no target {unknown[0]!r}; it has {', '.join(wanted)}")
+        with _progress() as progress:
+            stream = acquire.read(files, columns, wanted, database=database, seed=seed, progress=progress)
+            if not stream.candidates:
+                _refuse(f"no unlabelled ticket with text in {', '.join(columns)}: {stream.passed_over} rows have none, or have their labels")
+            questions = acquire.next_to_label(router, stream.candidates, count, seed, progress)
+        with _output(sheet) as out:
+            out.writelines(worksheet.write(questions))
+    except (TrainingError, ModelError) as error:
+        _refuse(error)
+    except OSError as error:
+        _refuse(f"{sheet}: cannot be written: {error.strerror}")
+    chosen = len({(question.source, question.row) for question in questions})
+    click.echo(f"{chosen} of {stream.unlabelled} unlabelled tickets; {stream.passed_over} rows passed over (no text, or labelled)", err=True)
+
+
+@main.group(epilog="Example: pointsman worksheet merge history.csv worksheet.csv --out corrected.csv")
+def worksheet() -> None:
+    """Worksheets that people filled in: the way back into the table of tickets."""
+
+
+@worksheet.command("merge", epilog="Example: pointsman worksheet merge history.csv worksheet.csv --out corrected.csv")
+@click.argument("history")
+@click.argument("filled", metavar="WORKSHEET")
+@click.option("--text", metavar="COLUMN[,COLUMN]", help="Columns of the text: one, or subject and body. [default: subject,body]")
+@click.option("--target", "targets", multiple=True, metavar="NAME[=COLUMN]", help="A target, and its column. [default: named alike]")
+@click.option("--out", "output", required=True, metavar="FILE", help="The corrected table, of the same kind; it may be HISTORY itself.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def worksheet_merge(history: str, filled: str, text: str | None, targets: tuple[str, ...], output: str, as_json: bool) -> None:
+    """Write HISTORY with the labels of the column `corrected` of WORKSHEET. Nothing else in it changes. Rows that do not fit
+    (an unknown id, another text, a label that changed since) are named and left, with exit status 1."""
+    from training import relabel
+    from training.errors import TrainingError
+    from training.worksheet import merge
+
+    columns = tuple(part.strip() for part in text.split(",")) if text else None
+    try:
+        if output != "-" and relabel.form(output) != relabel.form(history):
+            _refuse(f"--out {output}: expected a {relabel.form(history)} file, as {history} is")
+        merging = merge(history, filled, text=columns, targets=_pairs("--target", targets, alone=True))
+        with _output(output) as out:
+            relabel.rewrite(history, merging.changes, out, packed=output.lower().endswith(".gz"))
+    except TrainingError as error:
+        _refuse(error)
+    except OSError as error:
+        _refuse(f"{output}: cannot be written: {error.strerror}")
+    for line, why in merging.left[:PROBLEMS_SHOWN]:
+        click.echo(f"{filled}, row {line}: {why}; left as it was", err=True)
+    if len(merging.left) > PROBLEMS_SHOWN:
+        click.echo(f"... and {len(merging.left) - PROBLEMS_SHOWN} further rows", err=True)
+    for label_, times in merging.new_labels.items():
+        click.echo(f"{label_!r} is a label that the table did not have ({times}): is it a slip?", err=True)
+    if as_json:
+        click.echo(json.dumps({"changed": merging.changed, "already": merging.already, "new_labels": merging.new_labels, "left": merging.left}))
+    else:
+        click.echo(f"{merging.changed} labels changed, {merging.already} were so already, {len(merging.left)} left", err=True)
+    if merging.left:
+        raise SystemExit(1)
+
+
 @main.command(epilog="Example: pointsman classify --model models tickets.csv --output decisions.jsonl")
 @click.option("--model", default="models", show_default=True, type=click.Path(path_type=Path), help="A bundle, or a folder of bundles.")
 @click.argument("source", metavar="[IN|-]", default="-")
@@ -386,16 +662,212 @@ def keys_revoke(key_id: str, database: str) -> None:
     click.echo(f"{key_id} is revoked")
 
 
+@main.group(epilog="Example: pointsman tickets export labelled.jsonl")
+def tickets() -> None:
+    """Tables of tickets: what the service has decided, with what became of it, to learn from again."""
+
+
+@tickets.command("export", epilog="Example: pointsman tickets export --from 2026-11-01 --independent labelled.parquet")
+@click.argument("output", metavar="[OUT|-]", default="-")
+@click.option("--from", "since", metavar="DAY", type=click.DateTime(["%Y-%m-%d"]), help="The first day, in UTC.")
+@click.option("--to", "until", metavar="DAY", type=click.DateTime(["%Y-%m-%d"]), help="The day after the last.")
+@click.option("--judged/--all", "judged", default=True, help="Closed tickets only, or open ones too. [default: judged]")
+@click.option("--independent", is_flag=True, help="Without labels that nobody but the router gave.")
+@_database_option
+def tickets_export(output: str, since: "datetime | None", until: "datetime | None", judged: bool, independent: bool, database: str) -> None:
+    """Write the ticket table with the final labels, who gave them, and whether the router's answer was shown to them first
+    (CSV, JSON Lines, Parquet by the name's end, .gz of the first two; - is JSON Lines on standard output)."""
+    from datetime import UTC
+
+    from service.outcomes import ticket_table
+    from service.outcomes.export import Export
+
+    if not ticket_table.known(output):
+        _refuse(f"{output}: not a kind of table; expected .csv, .jsonl, .parquet (.gz too, but for Parquet), or -")
+    if since and until and since >= until:
+        _refuse(f"--to {until:%Y-%m-%d}: expected a day after --from {since:%Y-%m-%d}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + signal.SIGTERM))  # so that a half-written output is removed
+    try:
+        with _engine(database) as engine, _output(output) as out, _progress() as progress:
+            period = since and since.replace(tzinfo=UTC), until and until.replace(tzinfo=UTC)
+            export = Export(engine, *period, judged=judged, independent=independent, progress=progress)
+            ticket_table.write(out, output, export)
+    except BrokenPipeError:
+        _silence_output()  # the reader has seen enough
+        return
+    except OSError as error:
+        _silence_output()
+        _refuse(f"{output}: cannot be written: {error.strerror}")
+    click.echo(export.summary(), err=True)
+
+
+@main.group(epilog="Example: pointsman outcomes import history.csv")
+def outcomes() -> None:
+    """What became of tickets: moved, corrected, answered, closed."""
+
+
+@outcomes.command("import", epilog="Example: pointsman outcomes import history.csv --database postgresql://localhost/pointsman")
+@click.argument("files", nargs=-1, required=True)
+@_database_option
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def outcomes_import(files: tuple[str, ...], database: str, as_json: bool) -> None:
+    """Store outcomes from before the service (CSV, JSON Lines, Parquet, .gz too; - is JSON Lines on standard input), with the columns
+    ticket_id, event_id (may be missing), at, event, to, from, by and reason. What is stored already is not stored again, so an import
+    that was ended is simply run again."""
+    from service.outcomes.history import Line, Tally, bring_in
+    from service.settings import Settings
+    from training import rows
+    from training.errors import TrainingError
+
+    def lines() -> Iterator[Line]:
+        for source in files:
+            for number, row in enumerate(rows.read(source, database), 1):
+                if isinstance(row, rows.BadRow):
+                    place, _, why = row.why.rpartition(": ")
+                    yield Line(place, why)
+                else:
+                    yield Line(f"{source}, event {number}", row)
+
+    shown = 0
+
+    def refused(place: str, why: str) -> None:
+        nonlocal shown
+        shown += 1
+        if shown <= PROBLEMS_SHOWN:
+            click.echo(f"{place}: {why}", err=True)
+
+    try:
+        with _engine(database) as engine, _progress() as progress:
+
+            def stored(tally: Tally) -> None:
+                progress("importing", sum(asdict(tally).values()), 0)
+
+            tally = bring_in(engine, lines(), Settings().keep_text_days, refused, stored)
+    except TrainingError as error:
+        _refuse(error)
+    if shown > PROBLEMS_SHOWN:
+        click.echo(f"... and {shown - PROBLEMS_SHOWN} further problems", err=True)
+    found = asdict(tally)
+    click.echo(json.dumps(found) if as_json else ", ".join(f"{count} {what}" for what, count in found.items()))
+    if tally.failed or tally.conflicting:
+        raise SystemExit(1)
+
+
+_FILTERS = ("department", "kind", "language", "channel", "customer_tier", "country", "model_version", "action")
+
+
+def _with_filters(command: Any) -> Any:
+    for name in reversed(_FILTERS):
+        command = click.option(f"--{name.replace('_', '-')}", name, metavar="VALUE", help=f"Only tickets of this {name.replace('_', ' ')}.")(command)
+    return command
+
+
+@main.command(epilog="Example: pointsman report --last 7d --department hosting")
+@click.option("--last", default="28d", show_default=True, metavar="DAYS", help="Days up to today, such as 7d or 4w; --from and --to go before.")
+@click.option("--from", "since", metavar="DAY", type=click.DateTime(["%Y-%m-%d"]), help="The first day, in UTC.")
+@click.option("--to", "until", metavar="DAY", type=click.DateTime(["%Y-%m-%d"]), help="The day after the last. [default: tomorrow]")
+@_with_filters
+@click.option("--model", default="models", show_default=True, type=click.Path(path_type=Path), help="Whose promises are held against what came.")
+@_database_option
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
+@click.option("--csv", "sheet", metavar="FILE", help="Write the whole report as CSV, one row a figure; - is standard output.")
+def report(
+    last: str, since: "datetime | None", until: "datetime | None", model: Path, database: str, as_json: bool, sheet: str | None, **filters: str | None
+) -> None:
+    """What went to the wrong team: how often, between whom, why, at what cost, and what got worse since the period before."""
+    from pydantic import ValidationError
+
+    from service.reports.schemas import Filters, asked_period
+
+    days = last[:-1] if last[-1:].lower() in ("d", "w") else last
+    try:
+        length = int(days) * (7 if last[-1:].lower() == "w" else 1) if days.isdecimal() and len(days) < 6 else 0
+        period = asked_period(since and since.date(), until and until.date(), length)
+        asked = Filters.model_validate(filters)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        _refuse(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}")
+    except ValueError as error:
+        _refuse(f"--{error}")
+    from service.reports.report import misroutes
+    from service.reports.sheets import report_sheet
+    from service.reports.terminal import show
+    from service.reports.worker import read_only
+
+    try:
+        with _engine(database) as engine, engine.connect() as connection:
+            read_only(connection, 600)
+            made = misroutes(connection, period, asked, _promised(model))
+        if sheet is not None:
+            with _output(sheet) as out:
+                out.write(report_sheet(made))
+    except BrokenPipeError:
+        _silence_output()  # the reader has seen enough
+        return
+    except OSError as error:
+        _silence_output()
+        _refuse(f"--csv {sheet}: cannot be written: {error.strerror}")
+    if as_json:
+        click.echo(made.model_dump_json())
+    elif sheet is None:
+        show(made, terminal=sys.stdout.isatty())
+
+
+def _promised(model: Path) -> dict[str, float]:
+    """What the router at `model` promises, by target; nothing where there is none."""
+    from model import bundle
+    from model.errors import ModelError
+
+    try:
+        return {target.name: target.promise for target in bundle.load(bundle.find(model)).targets}
+    except ModelError:
+        return {}
+
+
+@main.command(epilog="Example: pointsman demo --database sqlite:///demo.db --tickets 3000")
+@click.option(
+    "--database", default="sqlite:///demo.db", show_default=True, metavar="URL", help="An empty database."
+)  # never a service's own, by chance
+@click.option("--tickets", default=12_000, show_default=True, type=click.IntRange(100, 1_000_000), help="How many to simulate.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+@click.option("--until", metavar="DAY", type=click.DateTime(["%Y-%m-%d"]), help="The day after the year's last, in UTC. [default: today]")
+@click.option("--replace", is_flag=True, help="Make an earlier demonstration anew.")
+def demo(database: str, tickets: int, seed: int, until: "datetime | None", replace: bool) -> None:
+    """Fill an empty database with a year of simulated traffic, to see every report and page without a customer. Tickets and
+    model versions are marked as simulated by their names."""
+    from datetime import UTC, datetime
+
+    from sqlalchemy import make_url
+
+    from service.demo.service import NotEmptyError, fill
+    from service.demo.simulation import first_day
+
+    today = datetime.now(UTC).date()
+    end = until.date() if until else today
+    if end > today:
+        _refuse(f"--until {end}: expected today, {today}, or an earlier day; nothing is simulated ahead")
+    try:
+        with _engine(database, migrate=False) as engine, _progress() as progress:
+            fill(engine, tickets, seed, end, replace=replace, progress=progress)
+    except NotEmptyError as error:
+        _refuse(error)
+    shown = make_url(database).render_as_string()
+    click.echo(f"{tickets} simulated tickets of {first_day(end)} to {end} are in {shown}. Look at them with")
+    click.echo(f"\n  POINTSMAN_KEEP_TEXT_DAYS=400 POINTSMAN_DATABASE_URL={shown} pointsman serve\n")
+    click.echo("and open http://127.0.0.1:8000/app/misroutes")
+
+
 @contextmanager
-def _engine(url: str) -> "Iterator[Engine]":
-    """The service's database, brought up to date."""
+def _engine(url: str, *, migrate: bool = True) -> "Iterator[Engine]":
+    """The service's database, brought up to date unless `migrate` is false."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from service import database
 
     try:
         engine = database.connect(url)
-        database.migrate(engine)
+        if migrate:
+            database.migrate(engine)
         yield engine
         engine.dispose()
     except (SQLAlchemyError, ValueError, ImportError) as error:
@@ -439,6 +911,12 @@ def _silence_output() -> None:
     """Let what is buffered for standard output go nowhere: Python would try to write it once more at the end, and fail loudly."""
     with suppress(OSError):  # a test's standard output has no descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_unwritten(sheet: str | None) -> None:
+    """A worksheet may hold hours of somebody's work; it is not written over."""
+    if sheet and Path(sheet).is_file():
+        _refuse(f"{sheet} is there already, and may hold corrections; merge them and remove it, or name another file")
 
 
 def _check_folder(folder: Path) -> None:
@@ -503,6 +981,59 @@ def _show_figures(figures: dict[str, Any], title: str, *, languages: bool = Fals
         for label, protected in f.get("protected", {}).items():
             recall, possible = protected["recall"], protected["recall_with_possible"]
             click.echo(f"recall of {label}: {recall['share']} {recall['interval']}, with those held back as possible {possible['share']}")
+
+
+def _show_comparison(figures: dict[str, Any], verdict: dict[str, Any], flips: "list[Flip]") -> None:
+    from training.comparison_page import rows
+
+    cells = []
+    for name, of in figures["targets"].items():
+        named = rows(of) + ([(f"in {code}", own) for code, own in of["languages"].items()] if len(of["languages"]) <= MOST_LANGUAGES else [])
+        for title, own in named:
+            values = [
+                "-" if own[key] is None else f"{own[key]:{form}}" for key, form in (("champion", ".3f"), ("candidate", ".3f"), ("difference", "+.3f"))
+            ]
+            interval = " to ".join(f"{bound:+.3f}" for bound in own["interval"] or []) or "-"
+            cells.append([name, title, str(own["n"]), *values, interval, str(own.get("lost", "-")), str(own.get("won", "-"))])
+    title = f"{figures['candidate']} against {figures['champion']}: {figures['tickets']} tickets"
+    _show_table(title, ["target", "figure", "tickets", "champion", "candidate", "difference", "95% interval", "lost", "won"], cells)
+    for flip in flips:
+        said = "; ".join(f"{who} {flip[who]['label']} for {', '.join(flip[who]['words']) or 'no words'}" for who in ("champion", "candidate"))
+        click.echo(f"{flip['target']} is {flip['label']}, {flip['right']} right: {' '.join(flip['text'].split())[:160]}\n    {said}")
+    for blind in verdict["blind"]:
+        click.echo(f"not to be seen: {blind}")
+    for check in verdict["checks"]:
+        if check["outcome"] == "refused":
+            click.echo(f"refused: {check['about']}: {check['seen']}")
+    click.echo("the gate lets the candidate pass" if verdict["passed"] else "the gate REFUSES the candidate")
+
+
+def _show_experiments(found: list[dict[str, Any]]) -> None:
+    rows = []
+    for one in found:
+        state = "champion" if one["champion"] else "" if one["bundle"] else "no bundle"
+        if "error" in one:
+            rows.append([one["version"], state, one["error"]])
+            continue
+        for name, of in one["targets"].items():
+            recalls = ", ".join(f"{label} {p['recall']['share']}" for label, p in of.get("protected", {}).items())
+            promise = of["promise"]
+            kept = f"{promise['observed']['share']} of {promise['coverage']['share']} covered, {promise['precision']} promised"
+            rows.append([one["version"], state, str(one["tickets"]), name, str(of["accuracy"]["share"]), str(of["macro_f1"]), recalls or "-", kept])
+    _show_table("experiments", ["version", "", "tickets", "target", "accuracy", "macro-F1", "recall", "promise"], rows)
+
+
+def _show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left")
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # labels may look like markup
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":

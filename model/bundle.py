@@ -18,12 +18,14 @@ import zlib
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from types import EllipsisType
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from model import promotions
 from model.deep import Deep, KernelMachine
 from model.errors import BundleError
 from model.router import Router, Target
@@ -140,9 +142,9 @@ def save(router: Router, folder: Path, facts: dict[str, Any], extra: dict[str, b
         "format": FORMAT,
         "version": router.version,
         "targets": {target.name: list(target.labels) for target in router.targets},
-        "files": {name: {"bytes": len(data), "sha256": _digest(data)} for name, data in sorted(files.items())},
+        "files": {name: {"bytes": len(data), "sha256": digest(data)} for name, data in sorted(files.items())},
     }
-    manifest["digest"] = _digest(canonical(manifest))
+    manifest["digest"] = digest(canonical(manifest))
     files[MANIFEST] = canonical(manifest)
     making = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
     try:
@@ -172,10 +174,51 @@ def find(model: Path) -> Path:
     return model / version
 
 
-def promote(folder: Path, version: str) -> None:
-    """Make `version` the champion of `folder`, atomically."""
-    write(folder / CHAMPION, version.encode("ascii") + b"\n")
-    _sync_folder(folder)
+class AnotherChampion(BundleError):
+    """The champion is no longer the one that was to be replaced."""
+
+
+def champion(folder: Path) -> str | None:
+    """The version that the champion file of `folder` names; None where it names none."""
+    try:
+        return find(folder).name if (folder / CHAMPION).is_file() else None
+    except BundleError:
+        return None
+
+
+def named(folder: Path, version: str) -> Path:
+    """The version folder of `version` below `folder`. Raises BundleError where that is no name of a version."""
+    if not _VERSION.fullmatch(version):
+        raise BundleError(f"{version[:80]!r}: not the name of a version, such as 2026-11-22T10-00-00Z-3f2a")
+    return folder / version
+
+
+def promote(
+    folder: Path, version: str, *, instead_of: str | EllipsisType | None = ..., event: Literal["first", "promoted", "rolled_back"] = "promoted",
+    by: str = "", reason: str = "", verdict: Literal["passed", "overruled", "none"] = "none", comparison: str | None = None,
+) -> None:  # fmt: skip
+    """Make `version` the champion of `folder`, atomically, once the line that tells of it is on the disk; see `model.promotions`.
+
+    `instead_of`: the champion that it was held against; raises AnotherChampion where another one, or none, is there by now.
+    """
+    with promotions.locked(folder) as record:
+        before = champion(folder)
+        record.settle(before)
+        if instead_of is not ... and before != instead_of:
+            raise AnotherChampion(f"{folder}: {before or 'no version'} is the champion by now, no longer {instead_of or 'none'}")
+        line = {"from": before, "to": version, "by": by, "reason": reason, "verdict": verdict, "comparison": comparison}
+        record.add(promotions.Promotion.model_validate({"at": promotions.now(), "event": event} | line))
+        _sync_folder(folder)  # the record may be new; its name must not be lost where the champion's is kept
+        write(folder / CHAMPION, version.encode("ascii") + b"\n")
+        _sync_folder(folder)
+
+
+def settle(folder: Path) -> promotions.Promotion | None:
+    """Add a line to the promotions of `folder` where the last one did not come true; the line, or None where all is well."""
+    if not promotions.history(folder) or promotions.history(folder)[-1].to == champion(folder):
+        return None
+    with promotions.locked(folder) as record:
+        return record.settle(champion(folder))
 
 
 def load(home: Path) -> Router:
@@ -241,8 +284,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """SHA-256, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def fingerprint(home: Path) -> str:
+    """What tells the bundle in `home` from any other: the digest of its manifest, which has those of all its files. Raises BundleError."""
+    return digest(_read(home / MANIFEST, LARGEST_MANIFEST))
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -268,8 +317,8 @@ def _inspect_manifest(home: Path) -> dict[str, Any]:
         raise BundleError(f"{path}: not in the form in which it was written")
     if manifest.get("format") != FORMAT:
         raise BundleError(f"{path}: format {manifest.get('format')!r}; this program reads format {FORMAT}; train again")
-    digest = manifest.pop("digest", None)
-    if digest != _digest(canonical(manifest)):
+    told = manifest.pop("digest", None)
+    if told != digest(canonical(manifest)):
         raise BundleError(f"{path}: its digest does not match its content")
     if not _VERSION.fullmatch(str(manifest.get("version"))):
         raise BundleError(f"{path}: names no version")
@@ -290,7 +339,7 @@ def _inspect(home: Path, name: str, entry: dict[str, Any]) -> bytes:
     if size != entry["bytes"]:
         raise BundleError(f"{path}: {'missing' if size < 0 else f'{size} bytes'}, expected {entry['bytes']} bytes")
     data = _read(path, LARGEST_FILE)
-    if _digest(data) != entry["sha256"]:
+    if digest(data) != entry["sha256"]:
         raise BundleError(f"{path}: its SHA-256 differs from the manifest's; the file was changed or damaged")
     return data
 

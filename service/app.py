@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from model import bundle
 from model.policy import load_policy
 from model.taxonomy import load_taxonomy
-from service import champion, database, errors, front, logs
+from service import champion, database, drift, errors, front, logs
 from service.access import GuardedRoute
 from service.classify import api as classify
 from service.classify.schemas import MOST_TICKETS, BatchIn, TicketIn
@@ -25,7 +25,12 @@ from service.health import api as health
 from service.keys.service import KeyRing
 from service.metrics import Metrics
 from service.models import api as models
+from service.outcomes import api as outcomes
+from service.outcomes.schemas import MOST_OUTCOMES, OutcomeIn, OutcomesIn, TicketOutcomeIn
 from service.pages import api as pages
+from service.pages import misroutes
+from service.reports import api as reports
+from service.reports.service import Reports
 from service.settings import Settings
 from service.state import State
 from service.writer import Writer
@@ -59,22 +64,24 @@ def create_app(settings: Settings, *, alone: bool = False) -> FastAPI:
             gc.freeze()
         stopping = asyncio.Event()
         watching, tending = asyncio.create_task(champion.watch(state)), asyncio.create_task(_tend(state, stopping))
-        keeping = asyncio.create_task(state.deep.keep())
+        keeping, comparing = asyncio.create_task(state.deep.keep()), asyncio.create_task(drift.watch(state))
         try:
             yield
         finally:
             watching.cancel()
             keeping.cancel()
+            comparing.cancel()
             stopping.set()
             # Tending is not cancelled but awaited: its thread may hold a connection, which would be left open.
-            await asyncio.wait([watching, keeping, tending], timeout=STOP_SECONDS)
+            await asyncio.wait([watching, keeping, comparing, tending], timeout=STOP_SECONDS)
+            await state.reports.stop()
             await state.writer.stop()
             state.engine.dispose()
             del app.state.service
 
     app = _with_docs(lifespan) if settings.shows_docs else FastAPI(**_TITLES, lifespan=lifespan, openapi_url=None)
     errors.install(app)
-    for feature in (classify, models, health, pages):
+    for feature in (classify, outcomes, reports, models, health, pages, misroutes):
         app.router.routes.extend(feature.router.routes)  # include_router would wrap each in a second matching
     pages.mount(app)
     front.install(app, metrics, settings.max_in_flight)
@@ -99,7 +106,9 @@ def open_state(settings: Settings, metrics: Metrics) -> State:
         _read_database(engine, keys)
     except SQLAlchemyError as error:
         writer.failed(type(error).__name__)
-    return State(settings, decider, manifest, deep, load_taxonomy(), engine, writer, Desk(), keys, metrics)
+    made = Reports(settings.database_url, lambda: {target.name: target.promise for target in state.router.targets})
+    state = State(settings, decider, manifest, deep, load_taxonomy(), engine, writer, Desk(), keys, metrics, made)
+    return state
 
 
 def _read_database(engine: Engine, keys: KeyRing) -> None:
@@ -132,9 +141,11 @@ def _describe(app: FastAPI, loopback: bool) -> None:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schemas = document["components"]["schemas"]
-            for body in (TicketIn, BatchIn):
+            for body in (TicketIn, BatchIn, OutcomeIn, TicketOutcomeIn, OutcomesIn):
                 schemas[body.__name__] = body.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas["BatchIn"]["properties"]["tickets"] |= {"items": {"$ref": "#/components/schemas/TicketIn"}, "maxItems": MOST_TICKETS}
+            schemas["OutcomesIn"]["properties"]["outcomes"] |= {"items": {"$ref": "#/components/schemas/TicketOutcomeIn"}, "maxItems": MOST_OUTCOMES}
+            document["paths"]["/classify"]["post"]["responses"]["200"]["links"] = outcomes.LINKS
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "An API key."}}
             for route in app.routes:
                 if isinstance(route, GuardedRoute) and route.include_in_schema:

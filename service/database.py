@@ -87,6 +87,14 @@ outcomes = sa.Table(
     sa.Column("received_at", Moment, nullable=False),
 )
 
+# Forgetting looks at the reasons that are left, as it does for text.
+sa.Index(
+    "outcomes_with_reason",
+    outcomes.c.happened_at,
+    sqlite_where=outcomes.c.reason.is_not(None),
+    postgresql_where=outcomes.c.reason.is_not(None),
+)
+
 # What the misroute report reads: for each decision a narrow row of what was decided and what became of it, kept in step by whoever stores a
 # decision or an event of its ticket (`service.outcomes.repository`).
 stories = sa.Table(

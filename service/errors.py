@@ -91,6 +91,14 @@ class TicketConflict(ServiceError):
     message = "This ticket_id was decided before with another subject or body; send a new ticket_id, or the same text."
 
 
+class EventConflict(ServiceError):
+    """The event was told with other content."""
+
+    status = 409
+    code = "event_conflict"
+    message = "This event_id of the ticket was told before with other content; send a new event_id, or the same content."
+
+
 class TooLarge(ServiceError):
     """The body is over the limit."""
 
@@ -138,10 +146,18 @@ class StorageUnavailable(ServiceError):
 
     status = 503
     code = "storage_unavailable"
-    message = "The decision could not be stored in time; send the ticket again, with the same ticket_id, shortly."
+    message = "What was sent could not be stored in time; send it again, with the same ids, shortly."
 
     def __init__(self) -> None:
         super().__init__(headers={"Retry-After": "1"})
+
+
+class ReportTooSlow(ServiceError):
+    """The report was not made in time."""
+
+    status = 503
+    code = "report_too_slow"
+    message = "The report could not be made in time; ask for a shorter period, or again later."
 
 
 class HeadTooLarge(ServiceError):
@@ -226,8 +242,13 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> Response:
         first: Any = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": InvalidField.message}
+        if first.get("type") == "extra_forbidden":  # its name is the client's text
+            return answer(
+                request,
+                InvalidField("There is a parameter that this path does not have; the API's description lists its parameters.", code="unknown_field"),
+            )
         field = ".".join(str(part) for part in first["loc"][1:]) or None
-        return answer(request, InvalidField(f"{first['msg']}.", field=field))
+        return answer(request, InvalidField(f"{first.get('ctx', {}).get('error', first['msg'])}".rstrip(".") + ".", field=field))
 
     async def of_starlette(request: Request, error: Exception) -> Response:
         status, headers = (error.status_code, dict(error.headers or {})) if isinstance(error, HTTPException) else (500, {})

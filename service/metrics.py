@@ -3,8 +3,10 @@
 With several workers each writes what it counts to a file in `PROMETHEUS_MULTIPROC_DIR`, and whichever is asked adds them up.
 """
 
+import math
 import os
-from collections.abc import Iterable
+from collections import Counter as Counted
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
@@ -13,6 +15,8 @@ from prometheus_client.exposition import generate_latest
 from model.decision import Decision
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+EVENTS = ("assigned", "moved", "kind_corrected", "answered", "closed")
+DRIFTING = ("language", "kind", "department", "confidence", "unfamiliar", "review", "overridden")  # as `service.reports.schemas.Change` says
 SHARED = "PROMETHEUS_MULTIPROC_DIR"  # set before a worker starts, by `service.run`
 
 
@@ -71,6 +75,19 @@ class Metrics:
         )
         self.ready = Gauge("pointsman_ready", "1 while decisions can be made and stored.", registry=registry, multiprocess_mode="livemin")
 
+        outcomes = Counter("pointsman_outcomes_total", "Outcomes stored that were new, by event.", ["event"], registry=registry)
+        self._outcomes = {event: outcomes.labels(event) for event in EVENTS}
+        # Every worker that looks finds the same: the last word is the one that counts.
+        drift = Gauge(
+            "pointsman_drift", "Changes beyond chance in the last complete week, by what changed.", ["what"],
+            registry=registry, multiprocess_mode="mostrecent",
+        )  # fmt: skip
+        self._drift = {what: drift.labels(what) for what in DRIFTING}
+        self._misrouted = Gauge(
+            "pointsman_misrouted_share", "Share of the judged tickets of the last complete week that were misrouted, by target; nan without any.",
+            ["target"], registry=registry, multiprocess_mode="mostrecent",
+        )  # fmt: skip
+
         # Finding a meter by its labels costs more than counting with it. Bounded: labels are of our own making, but for the
         # language, which a client may tell.
         self._request = lru_cache(256)(lambda *labels: (self.requests.labels(*labels), self.request_seconds.labels(labels[0])))
@@ -96,6 +113,19 @@ class Metrics:
         """Enter what became of doubtful tickets."""
         if tickets:
             self._deep[outcome].inc(tickets)
+
+    def count_outcomes(self, events: Iterable[str]) -> None:
+        """Enter new outcomes, by their event."""
+        for event in events:
+            self._outcomes[event].inc()
+
+    def show_week(self, changes: Iterable[str], misrouted: Mapping[str, float | None]) -> None:
+        """Enter the last complete week: what of it changed beyond chance, once for each change, and the share misrouted by target."""
+        changed = Counted(changes)
+        for what, gauge in self._drift.items():
+            gauge.set(changed[what])
+        for target, share in misrouted.items():
+            self._misrouted.labels(target).set(math.nan if share is None else share)
 
     def exposition(self) -> bytes:
         """All meters, of all workers, in the text format of Prometheus."""

@@ -11,6 +11,7 @@ from model.taxonomy import Taxonomy
 from service.deep import DeepPath
 from service.keys.service import KeyRing
 from service.metrics import Metrics
+from service.reports.service import Reports
 from service.settings import Settings
 from service.writer import Writer
 
@@ -33,6 +34,7 @@ class State:
     desk: "Desk"
     keys: KeyRing
     metrics: Metrics
+    reports: Reports
     reload_error: str | None = None
 
     @property

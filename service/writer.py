@@ -1,4 +1,4 @@
-"""The one writer of decisions in a process: it shares a commit among the requests in flight.
+"""The one writer of decisions and outcomes in a process: it shares a commit among the requests in flight.
 
 A commit waits for the disk. While one is under way, the decisions of the requests that arrive gather; when it is done,
 they are stored together, in one transaction, on a thread of the writer's own. So under load a commit serves many requests,
@@ -7,11 +7,11 @@ and alone a request waits for nothing but its own. Nothing waits for a timer.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -23,12 +23,14 @@ from service.classify.repository import Record, Stored
 from service.database import BUSY_SECONDS
 from service.errors import StorageUnavailable
 from service.metrics import Metrics
+from service.outcomes.repository import forget_reasons
 
 MOST_TOGETHER = 512  # records in one transaction
 MOST_WAITING = 8192  # records; more are refused at once
 FORGET_EVERY = timedelta(hours=1)
 
 log = structlog.get_logger()
+_T = TypeVar("_T")
 
 
 class _Job(NamedTuple):
@@ -54,12 +56,15 @@ class Writer:
         self._waiting: list[_Job] = []
         self._size = 0
         self._committing: asyncio.Future[list[Stored]] | None = None
+        self._turn = asyncio.Lock()  # of other work than decisions
         self._forget_at = datetime.now(UTC)
         self.healthy = True
         metrics.ready.set(1)
 
     async def stop(self) -> None:
         """Store what is waiting, then end."""
+        async with self._turn:  # after those who wait for theirs
+            pass
         while self._committing is not None:
             await asyncio.wait([self._committing])
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
@@ -84,6 +89,28 @@ class Writer:
         finally:
             giving_up.cancel()
 
+    async def run(self, work: Callable[[Connection], _T]) -> _T:
+        """What `work` gives, done in a transaction of its own on the writer's thread, maybe more than once until it succeeds; returns
+        once that is on the disk. Raises StorageUnavailable when the patience is over, and then nothing of it is stored.
+
+        One such work is done at a time, so that decisions have their turns in between."""
+        deadline = time.monotonic() + self._patience
+        try:
+            async with asyncio.timeout(self._patience), self._turn:
+                if time.monotonic() + BUSY_SECONDS > deadline:
+                    raise TimeoutError  # as in `_take`
+                doing = asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work, deadline)
+                doing.add_done_callback(asyncio.Future.exception)  # of one that was given up nobody asks it
+                done = await asyncio.shield(doing)
+        except TimeoutError:
+            self.failed("Timeout")
+            raise StorageUnavailable from None
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            self.failed(type(error).__name__)
+            raise StorageUnavailable from None
+        self._recovered()
+        return done
+
     def _commit_next(self) -> None:
         """Begin to commit what waits, if anything does."""
         self._committing = None
@@ -91,7 +118,8 @@ class Writer:
         if jobs:
             records = [record for job in jobs for record in job.records]
             deadline = min(job.deadline for job in jobs)
-            self._committing = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, records, deadline)
+            store = partial(_store, records)
+            self._committing = asyncio.get_running_loop().run_in_executor(self._thread, self._transact, store, deadline)
             self._committing.add_done_callback(partial(self._committed, jobs))
 
     def _committed(self, jobs: list[_Job], commit: asyncio.Future[list[Stored]]) -> None:
@@ -165,8 +193,8 @@ class Writer:
 
     # What follows runs on the writer's thread.
 
-    def _commit(self, records: list[Record], deadline: float) -> list[Stored]:
-        """Store `records` in one transaction, unless `deadline` (of `time.monotonic`) passes first: by then they have been refused."""
+    def _transact(self, work: Callable[[Connection], _T], deadline: float) -> _T:
+        """Do `work` in one transaction, unless `deadline` (of `time.monotonic`) passes first: by then it has been refused."""
         for attempt in (1, 2, 3):
             if time.monotonic() > deadline:
                 raise TimeoutError
@@ -174,11 +202,11 @@ class Writer:
                 with self._metrics.write_seconds.time():
                     connection = self._connect()
                     with connection.begin():
-                        stored = repository.store(connection, records)
+                        done = work(connection)
                         if time.monotonic() > deadline:
                             raise TimeoutError  # rolls back
-                    return stored
-            except sa.exc.IntegrityError:  # another process decided one of the tickets first: look again
+                    return done
+            except sa.exc.IntegrityError:  # another process was first with one of the tickets: look again
                 if attempt == 3:
                     raise
             except sa.exc.DBAPIError as error:
@@ -212,10 +240,14 @@ class Writer:
             if not self.healthy:
                 repository.try_storing(self._connect())
             with self._connect().begin():
-                forgotten = repository.forget_text(self._connect(), before)
+                forgotten = repository.forget_text(self._connect(), before) + forget_reasons(self._connect(), before)
         except Exception:
             self._disconnect()
             raise
         if forgotten:
-            log.info("text_forgotten", decisions=forgotten)
+            log.info("text_forgotten", texts=forgotten)
         return forgotten
+
+
+def _store(records: Sequence[Record], connection: Connection) -> list[Stored]:
+    return repository.store(connection, records)

@@ -1,6 +1,9 @@
 """What the tests share: the shipped corpus, a router learned from it once a session, and empty databases."""
 
+import fcntl
 import json
+import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +39,17 @@ def table() -> TicketTable:
 
 
 @pytest.fixture(scope="session")
-def trained(table: TicketTable) -> Trained:
-    return fit(table, Settings(), load_taxonomy())
+def trained(table: TicketTable, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Learned once, however many processes run the tests: the first trains, the others wait and take what it left."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own  # https://pytest-xdist.readthedocs.io/en/stable/how-to.html
+    kept = folder / "trained.pickle"
+    with (folder / "trained.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(fit(table, Settings(), load_taxonomy())))
+    found: Trained = pickle.loads(kept.read_bytes())  # noqa: S301  # the tests wrote it
+    return found
 
 
 @pytest.fixture(scope="session")

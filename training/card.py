@@ -1,13 +1,13 @@
 """The model card and the manifest's facts: what a bundle says of itself."""
 
-import hashlib
-import json
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any
 
 from model import bundle
+from training import experiments
 from training.fit import Settings, Trained
 from training.table import TicketTable
 
@@ -17,14 +17,14 @@ LIBRARIES = ("numpy", "scipy", "scikit-learn", "numba", "pandas", "langdetect", 
 def save(trained: Trained, table: TicketTable, settings: Settings, folder: Path, test: dict[str, Any] | None = None) -> Path:
     """Write the bundle of `trained` below `folder`, with its metrics and its card; `test`: figures on a test table.
 
-    It becomes the champion where `folder` has none. Returns the version folder.
+    It becomes the champion where `folder` has none, and leaves its experiment beside the bundles. Returns the version folder.
     """
     metrics = {"cross_validation": trained.metrics, "test": test}
     facts = {
         "trained_on": {
             "tickets": len(table),
-            "data_digest": _digest([table.texts, table.labels, table.languages]),
-            "settings_digest": _digest(asdict(settings)),
+            "data_digest": experiments.data_digest(table),
+            "settings_digest": experiments.digest(asdict(settings)),
         },
         "settings": asdict(settings) | trained.chosen,
         "libraries": {name: library_version(name) for name in LIBRARIES},
@@ -33,7 +33,9 @@ def save(trained: Trained, table: TicketTable, settings: Settings, folder: Path,
     extra = {bundle.METRICS: bundle.canonical(metrics), bundle.CARD: card(trained, test).encode()}
     home = bundle.save(trained.router, folder, facts, extra)
     if not (folder / bundle.CHAMPION).exists():
-        bundle.promote(folder, home.name)
+        with suppress(bundle.AnotherChampion):  # two first trainings at once: the other one was quicker
+            bundle.promote(folder, home.name, instead_of=None, event="first", by="train", reason="the first bundle of its folder")
+    experiments.keep(folder, home.name, facts, metrics, table)
     return home
 
 
@@ -133,7 +135,3 @@ def _cell(text: str) -> str:
 
 def _said(figure: dict[str, Any]) -> str:
     return f"{figure['share']} {figure['interval']} (n {figure['n']})"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

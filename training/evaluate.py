@@ -12,6 +12,7 @@ from model.router import Router, Target
 from training.table import TicketTable
 
 _BINS = 15
+_STEPS = 20  # of coverage
 _BATCH = 4096
 
 Progress = Callable[[str, int, int], None]
@@ -35,6 +36,21 @@ def calibration_error(confidence: NDArray[np.floating[Any]], right: NDArray[np.b
         return 0.0
     order = np.argsort(confidence, kind="stable")
     return float(sum(abs(right[bin_].sum() - confidence[bin_].sum()) for bin_ in np.array_split(order, _BINS)) / len(order))
+
+
+def reliability(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> list[list[float]]:
+    """What was said and what came: [mean confidence, share of right answers, tickets] of each bin of `calibration_error`."""
+    order = np.argsort(confidence, kind="stable")
+    bins = [bin_ for bin_ in np.array_split(order, _BINS) if len(bin_)]
+    return [[round(float(confidence[bin_].mean()), 4), round(float(right[bin_].mean()), 4), len(bin_)] for bin_ in bins]
+
+
+def risk(confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> list[list[float]]:
+    """What each threshold would give: [coverage, share of wrong answers among the covered, threshold], at `_STEPS` steps of coverage."""
+    order = np.argsort(-confidence, kind="stable")
+    ranked, wrong = confidence[order], np.cumsum(~right[order])
+    last = sorted({max(1, round(len(order) * step / _STEPS)) - 1 for step in range(1, _STEPS + 1)}) if len(order) else []
+    return [[round((at + 1) / len(order), 4), round(float(wrong[at]) / (at + 1), 4), round(float(ranked[at]), 4)] for at in last]
 
 
 def judge(
@@ -83,6 +99,8 @@ def judge(
             for k, name in enumerate(target.labels)
         },
         "confusion": confusion_matrix(right_codes, guess, labels=labels).tolist(),
+        "reliability": reliability(confidence, right),
+        "risk": risk(confidence, right),
     }
     if target.protect:
         figures["protected"] = {

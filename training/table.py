@@ -47,7 +47,7 @@ class TicketTable:
     """Tickets to learn from or to be judged on.
 
     `texts`: cleaned; `labels`: for each target one label a ticket, "" where it has none; `languages`: a code or "";
-    `created_at`: ISO 8601 or ""; `problems`: what was left out or blanked, by row.
+    `created_at`: ISO 8601 or ""; `tiers`: of the customers, or ""; `problems`: what was left out or blanked, by row.
     """
 
     texts: list[str]
@@ -56,6 +56,7 @@ class TicketTable:
     text_columns: tuple[str, ...]
     problems: list[Problem] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
+    tiers: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -117,6 +118,7 @@ def read_table(
         text_columns=columns,
         problems=sorted(problems, key=lambda problem: (problem.source, problem.row)),
         ids=frame["id"].tolist(),
+        tiers=frame["customer_tier"].tolist(),
     )
     if not len(table):
         raise TrainingError(f"{where}: no ticket is left to work with ({_summary(problems)})")

@@ -13,10 +13,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from service.database import EPOCH, decisions, outcomes, stories
-from service.outcomes.story import Event, Story, tell
+from service.database import EPOCH, decisions, microseconds, outcomes, stories
+from service.outcomes.story import UNDECIDED, Event, Story, Verdict, tell
 
 _TOGETHER = 500  # rows of a statement
+_FORGOTTEN_TOGETHER = 5_000
 _COPIED = [column.name for column in stories.columns if column.name in decisions.columns]
 _TOLD: dict[str, Any] = {name: sa.bindparam(name, type_=sa.BigInteger if name.endswith("_at") else None) for name in Story._fields}
 
@@ -30,6 +31,13 @@ class Told(NamedTuple):
     ticket_id: str
     event: Event
     digest: str
+
+
+class Known(NamedTuple):
+    """What was decided of a ticket, None where that is yet to come, and the story that its events tell."""
+
+    decided: Verdict | None
+    story: Story
 
 
 def lock(connection: Connection, tickets: Collection[str]) -> None:
@@ -100,21 +108,31 @@ def _row(told: Told, received_at: datetime) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def retell(connection: Connection, tickets: Collection[str]) -> dict[str, Story]:
-    """Tell the stories of the decided ones among `tickets` anew, and keep them; those of tickets that are not decided yet are not there."""
-    found: dict[str, Story] = {}
+def retell(connection: Connection, tickets: Collection[str]) -> dict[str, Known]:
+    """Tell the stories of `tickets` anew, and keep those of the decided ones; all of them, of those that anything is known of."""
+    found: dict[str, Known] = {}
     for some in _together(sorted(tickets)):
-        events = find_events(connection, some)
-        decided = connection.execute(_DECIDED, {"tickets": some}).all()
-        told = {row.ticket_id: tell(row, events.get(row.ticket_id, ())) for row in decided}
-        if told:
-            connection.execute(_UPDATE, [{"ticket": ticket, **story._asdict()} for ticket, story in told.items()])
-        found |= told
+        known = find_known(connection, some)
+        kept = [{"ticket": ticket, **each.story._asdict()} for ticket, each in known.items() if each.decided]
+        if kept:
+            connection.execute(_UPDATE, kept)
+        found |= known
     return found
 
 
+def find_known(connection: Connection, tickets: Sequence[str]) -> dict[str, Known]:
+    """What was decided of the tickets and what story their events tell; without those of which nothing is known."""
+    events = find_events(connection, tickets)
+    decided: dict[str, Verdict | None] = dict.fromkeys(events)
+    for row in connection.execute(_DECIDED, {"tickets": list(tickets)}):
+        ticket, *said = row
+        decided[ticket] = Verdict(*said)
+    return {ticket: Known(each, tell(each or UNDECIDED, events.get(ticket, ()))) for ticket, each in decided.items()}
+
+
 _DECIDED = sa.select(
-    stories.c.ticket_id, sa.type_coerce(stories.c.decided_at, sa.BigInteger).label("decided_at"), stories.c.kind, stories.c.department, stories.c.action
+    stories.c.ticket_id, sa.type_coerce(stories.c.decided_at, sa.BigInteger).label("decided_at"),
+    sa.type_coerce(stories.c.created_at, sa.BigInteger).label("created_at"), stories.c.kind, stories.c.department, stories.c.action,
 ).where(stories.c.ticket_id.in_(sa.bindparam("tickets", expanding=True)))  # fmt: skip
 _UPDATE = sa.update(stories).where(stories.c.ticket_id == sa.bindparam("ticket")).values(_TOLD)
 
@@ -132,6 +150,23 @@ _EVENTS = sa.select(
     outcomes.c.ticket_id, sa.type_coerce(outcomes.c.happened_at, sa.BigInteger), outcomes.c.event_id, outcomes.c.event, outcomes.c.to_label,
     outcomes.c.from_label, outcomes.c.by_whom, outcomes.c.reason,
 ).where(outcomes.c.ticket_id.in_(sa.bindparam("tickets", expanding=True)))  # fmt: skip
+
+
+def find_ticket(connection: Connection, ticket_id: str) -> sa.Row[Any] | None:
+    """The ticket's decision, as `service.database.decisions` has it."""
+    return connection.execute(sa.select(decisions).where(decisions.c.ticket_id == ticket_id)).one_or_none()
+
+
+def as_decided(row: sa.Row[Any]) -> Verdict:
+    """What a row of decisions says that its story begins with."""
+    return Verdict(microseconds(row.decided_at), microseconds(row.created_at), row.kind, row.department, row.action)
+
+
+def forget_reasons(connection: Connection, before: datetime) -> int:
+    """Take the reasons from events that happened before that moment, some thousands at a time; how many."""
+    key = sa.tuple_(outcomes.c.ticket_id, outcomes.c.event_id)
+    old = sa.select(outcomes.c.ticket_id, outcomes.c.event_id).where(outcomes.c.happened_at < before, outcomes.c.reason.is_not(None))
+    return connection.execute(sa.update(outcomes).where(key.in_(old.limit(_FORGOTTEN_TOGETHER))).values(reason=None)).rowcount
 
 
 def rebuild(connection: Connection) -> int:

@@ -1,26 +1,20 @@
 """The pages for people: `/`, where a ticket can be tried. Nothing tried here is stored."""
 
-from pathlib import Path
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from service import body
 from service.access import Scope, needs
 from service.classify.schemas import LONGEST_BODY, LONGEST_SUBJECT
 from service.errors import InvalidField
-from service.pages.service import EXAMPLES, TryPage, page
+from service.pages.html import HERE, show
+from service.pages.service import EXAMPLES, page
 from service.state import State
 
-HERE = Path(__file__).resolve().parent
-
 router = APIRouter(tags=["pages"], include_in_schema=False, route_class=needs(Scope.CLASSIFY))
-_templates = Environment(
-    loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-)
 
 
 def mount(app: FastAPI) -> None:
@@ -32,7 +26,7 @@ def mount(app: FastAPI) -> None:
 async def first_page(request: Request, example: str = "") -> HTMLResponse:
     """The form; with ``?example=`` filled in and answered."""
     state: State = request.app.state.service
-    return _show("try.html", await page(state, request.receive, *EXAMPLES.get(example, ("", ""))))
+    return show("try.html", await page(state, request.receive, *EXAMPLES.get(example, ("", ""))))
 
 
 @router.post("/")
@@ -47,8 +41,4 @@ async def try_ticket(request: Request) -> HTMLResponse:
     subject = fields.get("subject", [""])[0][:LONGEST_SUBJECT]
     text = fields.get("body", [""])[0][:LONGEST_BODY]
     partial = request.headers.get("x-part") == "answer"
-    return _show("answer.html" if partial else "try.html", await page(state, request.receive, subject, text))
-
-
-def _show(template: str, context: TryPage) -> HTMLResponse:
-    return HTMLResponse(_templates.get_template(template).render(vars(context)))
+    return show("answer.html" if partial else "try.html", await page(state, request.receive, subject, text))

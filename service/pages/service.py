@@ -131,7 +131,7 @@ async def _result(state: State, receive: Receive, subject: str, body: str) -> Re
         action=decision["action"],
         title=title,
         meaning=meaning,
-        reasons=[_reason(code) for code in decision["reasons"]],
+        reasons=[explain_reason(code) for code in decision["reasons"]],
         path=decision["path"],
         note=decision.get("explanation_note", ""),
         language=decision["language"]["code"],
@@ -146,11 +146,11 @@ async def _result(state: State, receive: Receive, subject: str, body: str) -> Re
 def _questions(decision: Decision, text: str) -> Iterator[Question]:
     for name, answer in decision["labels"].items():
         others = [(other["label"], _percent(other["confidence"])) for other in answer["alternatives"] if other["confidence"] >= 0.005]
-        pieces = list(_pieces(text, decision["explanation"][name]))
-        yield Question(name, answer["label"], _percent(answer["confidence"]), others, pieces)
+        marked = list(pieces(text, decision["explanation"][name]))
+        yield Question(name, answer["label"], _percent(answer["confidence"]), others, marked)
 
 
-def _pieces(text: str, phrases: list[PulledBy]) -> Iterator[Piece]:
+def pieces(text: str, phrases: list[PulledBy]) -> Iterator[Piece]:
     """The whole text, cut where the phrases begin and end."""
     strongest = max((abs(phrase["weight"]) for phrase in phrases), default=0.0)
     done = 0
@@ -164,7 +164,8 @@ def _pieces(text: str, phrases: list[PulledBy]) -> Iterator[Piece]:
         yield Piece(text[done:])
 
 
-def _reason(code: str) -> str:
+def explain_reason(code: str) -> str:
+    """A reason code of a decision as a sentence."""
     if code in _REASONS:
         return _REASONS[code]
     what, _, which = code.partition("_")

@@ -1,13 +1,17 @@
 """The shape of the misroute report: what is asked, and what is answered, by HTTP, on the command line and to the page alike."""
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 _Value = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 LONGEST_PERIOD = 3660  # days
+DAYS = 28  # of a report where nobody asks for another period
+EARLIEST, LATEST = date(1970, 1, 1), date(2200, 1, 1)
 MOST_TICKETS = 500
+NOT_GIVEN = "(not given)"  # the value of a facet where a ticket has none; a filter takes it too
+OTHERS = "(others)"  # the values of a facet that are too rare to be told apart, together
 Cause = Literal["rule", "overruled_later", "chain", "label_noise", "unfamiliar", "acted_unsure", "sure_and_wrong"]
 Course = Literal["straight", "overruled", "moved", "bounced"]
 
@@ -34,6 +38,23 @@ class Period(BaseModel):
 
     since: date
     until: date
+
+
+def asked_period(since: date | None, until: date | None, days: int = DAYS) -> Period:
+    """The period that is asked for; where `until` is not, up to today (UTC) included; where `since` is not, so many `days`.
+
+    Raises ValueError where it is none.
+    """
+    until = until or datetime.now(UTC).date() + timedelta(days=1)
+    if not EARLIEST < until <= LATEST:
+        raise ValueError("to: expected a day between 1970 and 2200")
+    if since is None:
+        if not 0 < days <= LONGEST_PERIOD:
+            raise ValueError(f"last: expected 1 to {LONGEST_PERIOD} days, such as 28d or 4w")
+        since = max(until - timedelta(days=days), EARLIEST)
+    if not EARLIEST <= since < until or (until - since).days > LONGEST_PERIOD:
+        raise ValueError(f"from: expected a day before the end, by {LONGEST_PERIOD} days at most")
+    return Period(since=since, until=until)
 
 
 class Selection(BaseModel):
@@ -239,6 +260,14 @@ class Change(BaseModel):
 class Drift(BaseModel):
     weeks: list[WeekMix]
     changes: list[Change]
+
+
+class LastWeek(BaseModel):
+    """The last complete week, for the meters: what changed beyond chance, and the share misrouted of its judged tickets by target."""
+
+    week: str
+    changes: list[Change]
+    misrouted: dict[str, float | None]
 
 
 class Groups(BaseModel):

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import shutil
+import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model import bundle
+from model import bundle, promotions
 from model.decision import Ticket, decide
 from model.errors import BundleError
 from model.policy import Policy
@@ -532,7 +533,140 @@ def test_the_champion_is_found_and_replaced(router: Router, tmp_path: Path) -> N
     assert bundle.find(tmp_path) == second
     assert bundle.find(first) == first
     assert (tmp_path / bundle.CHAMPION).read_bytes() == second.name.encode() + b"\n"
-    assert len(list(tmp_path.iterdir())) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {first.name, second.name, bundle.CHAMPION, promotions.FILE}
+
+
+def version(number: int) -> str:
+    return f"2026-11-22T10-00-0{number}Z-3f2a"
+
+
+def told(folder: Path) -> list[tuple[str, str | None, str | None]]:
+    return [(one.event, one.before, one.to) for one in promotions.history(folder)]
+
+
+def test_every_promotion_is_a_line(tmp_path: Path) -> None:
+    bundle.promote(tmp_path, version(1), event="first")
+    bundle.promote(tmp_path, version(2), by="Ada", reason="better in fr \u2713", verdict="overruled", comparison="0" * 64)
+    lines = [json.loads(line) for line in (tmp_path / promotions.FILE).read_text(encoding="utf-8").splitlines()]
+    assert [line.pop("at")[:2] for line in lines] == ["20", "20"]
+    nothing = {"by": "", "reason": "", "verdict": "none", "comparison": None}
+    said = {"by": "Ada", "reason": "better in fr \u2713", "verdict": "overruled", "comparison": "0" * 64}
+    assert lines == [{"event": "first", "from": None, "to": version(1)} | nothing, {"event": "promoted", "from": version(1), "to": version(2)} | said]
+
+
+@pytest.mark.parametrize("step", ["add", "write", "_sync_folder"])
+def test_a_promotion_that_is_cut_short_leaves_a_champion_that_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    bundle.promote(tmp_path, version(1))
+    with monkeypatch.context() as patch:
+        owner = promotions.Record if step == "add" else bundle
+        patch.setattr(owner, step, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            bundle.promote(tmp_path, version(2))
+    assert bundle.champion(tmp_path) == version(1)
+    found = bundle.settle(tmp_path)
+    promoted = [("promoted", None, version(1))]
+    if step == "add":
+        assert found is None
+        assert told(tmp_path) == promoted
+    else:
+        assert found is not None
+        assert version(2) in found.reason
+        assert told(tmp_path) == [*promoted, ("promoted", version(1), version(2)), ("found", version(2), version(1))]
+    assert bundle.settle(tmp_path) is None  # said once
+    bundle.promote(tmp_path, version(2))
+    assert bundle.champion(tmp_path) == version(2)
+    assert promotions.before(promotions.history(tmp_path)) == version(1)
+
+
+def test_the_line_is_on_the_disk_before_the_champion_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        steps.append(Path(f"/proc/self/fd/{handle}").readlink().name.split("-")[0])
+        real_fsync(handle)
+
+    def swap(source: str, target: Path) -> None:
+        steps.append("replaced")
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", swap)
+    bundle.promote(tmp_path, version(1))
+    folder = tmp_path.name.split("-")[0]
+    assert steps == [promotions.FILE, folder, ".champion", "replaced", folder]
+
+
+@pytest.mark.parametrize("torn", [b'{"at":"2026', b"{", b"\xff\x00"])
+def test_a_line_that_was_half_written_is_taken_away(tmp_path: Path, torn: bytes) -> None:
+    bundle.promote(tmp_path, version(1))
+    with (tmp_path / promotions.FILE).open("ab") as file:
+        file.write(torn)
+    assert told(tmp_path) == [("promoted", None, version(1))]
+    bundle.promote(tmp_path, version(2))
+    assert told(tmp_path) == [("promoted", None, version(1)), ("promoted", version(1), version(2))]
+
+
+@pytest.mark.parametrize("line", [b"", b"null", b"{}", b'{"at": 1}', b"\xff", b"[" * 10_000])
+def test_a_line_that_is_no_promotion_is_named(tmp_path: Path, line: bytes) -> None:
+    bundle.promote(tmp_path, version(1))
+    with (tmp_path / promotions.FILE).open("ab") as file:
+        file.write(line + b"\n")
+    for look in (lambda: promotions.history(tmp_path), lambda: bundle.promote(tmp_path, version(2))):
+        with pytest.raises(BundleError, match=r"promotions\.jsonl, line 2"):
+            look()
+    assert bundle.champion(tmp_path) == version(1)
+
+
+def test_only_the_champion_that_was_meant_is_replaced(tmp_path: Path) -> None:
+    bundle.promote(tmp_path, version(1), instead_of=None)
+    for meant in (None, version(2)):
+        with pytest.raises(bundle.AnotherChampion, match=version(1)):
+            bundle.promote(tmp_path, version(3), instead_of=meant)
+    assert told(tmp_path) == [("promoted", None, version(1))]
+    bundle.promote(tmp_path, version(3), instead_of=version(1))
+    assert bundle.champion(tmp_path) == version(3)
+
+
+def test_of_many_promotions_at_once_one_wins(tmp_path: Path) -> None:
+    bundle.promote(tmp_path, version(0))
+    won: list[str] = []
+    lost: list[str] = []
+
+    def one(number: int) -> None:
+        try:
+            bundle.promote(tmp_path, version(number), instead_of=version(0))
+            won.append(version(number))
+        except bundle.AnotherChampion:
+            lost.append(version(number))
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(won), len(lost)) == (1, 7)
+    assert bundle.champion(tmp_path) == won[0]
+    assert told(tmp_path) == [("promoted", None, version(0)), ("promoted", version(0), won[0])]
+
+
+def test_the_champion_before_is_the_one_that_an_undoing_goes_back_to(tmp_path: Path) -> None:
+    def before() -> str | None:
+        return promotions.before(promotions.history(tmp_path))
+
+    assert before() is None
+    bundle.promote(tmp_path, version(1))
+    assert before() is None
+    bundle.promote(tmp_path, version(2))
+    bundle.promote(tmp_path, version(3))
+    assert before() == version(2)
+    bundle.promote(tmp_path, version(2), event="rolled_back")
+    assert before() == version(1)
+    bundle.promote(tmp_path, version(3))
+    assert before() == version(2)
+    (tmp_path / bundle.CHAMPION).write_text(version(1), encoding="ascii")  # by hand
+    bundle.settle(tmp_path)
+    assert before() is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import time
 import unicodedata
+from functools import cache
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -88,6 +89,10 @@ def bias() -> NDArray[np.float32]:
     return np.linspace(-1, 1, COLUMNS, dtype=np.float32)
 
 
+STRUCK = dict(zip("łøđħıŧ", "lodhit", strict=True))
+
+
+@cache
 def kind_of(character: str) -> str:
     """What a character is to the words: "" between them, a symbol, a letter, or one of a script without spaces."""
     if character in "?!؟。？！":
@@ -98,12 +103,13 @@ def kind_of(character: str) -> str:
     return "unspaced" if any(low <= character <= high for low, high in blocks) else "letters"
 
 
+@cache
 def plain_letter(character: str) -> str:
-    struck = dict(zip("łøđħıŧ", "lodhit", strict=True))
     base = unicodedata.normalize("NFD", character)[0] if character < "\u2000" else character
-    return struck.get(character) or (base if unicodedata.category(base)[0] == "L" else character)
+    return STRUCK.get(character) or (base if unicodedata.category(base)[0] == "L" else character)
 
 
+@cache
 def plain_words(text: str) -> list[str]:
     """The words of a text, without accents, by Unicode's own tables."""
     bare = [plain_letter(c) for c in text.lower().replace("ς", "σ")]
@@ -131,14 +137,20 @@ def plain_cuts(word: str) -> list[str]:
     return [edged, *(edged[i : i + n] for n in (3, 4) if n < len(edged) for i in range(len(edged) - n + 1))]
 
 
-def plain_matrix(texts: list[str], n: int, codes: list[NDArray[np.int64]], recipe: Recipe) -> tuple[sp.csr_matrix, NDArray[np.bool_]]:
-    """The document matrix by scikit-learn and scipy alone, learned from the first `n` texts; and which features are of words near
-    each other and were kept."""
-    words, cuts, pairs = (CountVectorizer(analyzer=how) for how in (plain_words, plain_cuts, lambda text: plain_pairs(text, recipe.reach)))
+@cache
+def plain_counts(texts: tuple[str, ...], reach: int) -> tuple[sp.csr_matrix, sp.csr_matrix, sp.csr_matrix, list[str]]:
+    """How often each word is in a text, each cut in a word, each pair in a text; and the names of the cuts and the pairs."""
+    words, cuts, pairs = (CountVectorizer(analyzer=how) for how in (plain_words, plain_cuts, lambda text: plain_pairs(text, reach)))
     documents = words.fit_transform(texts).astype(float)
     made_of = cuts.fit_transform(words.get_feature_names_out()).astype(float)
     beside = pairs.fit_transform(texts).astype(float)
-    names = [*cuts.get_feature_names_out(), *pairs.get_feature_names_out()]
+    return documents, made_of, beside, [*cuts.get_feature_names_out(), *pairs.get_feature_names_out()]
+
+
+def plain_matrix(texts: list[str], n: int, codes: list[NDArray[np.int64]], recipe: Recipe) -> tuple[sp.csr_matrix, NDArray[np.bool_]]:
+    """The document matrix by scikit-learn and scipy alone, learned from the first `n` texts; and which features are of words near
+    each other and were kept."""
+    documents, made_of, beside, names = plain_counts(tuple(texts), recipe.reach)
     whole = np.array([(name[0] == "<" and name[-1] == ">") or " then " in name for name in names])
     near = np.array([" near " in name for name in names])
     raw = sp.hstack([documents @ made_of, beside], format="csr")

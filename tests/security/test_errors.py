@@ -39,6 +39,19 @@ async def conflict(service: Service) -> httpx.Response:
     return await service.classify(**TICKET | {"body": CANARY + CANARY})
 
 
+EVENT = {"event_id": CANARY, "at": "2025-11-22T10:00:00Z", "event": "moved", "to": CANARY, "by": "person", "reason": CANARY}
+
+
+async def event_conflict(service: Service) -> httpx.Response:
+    assert (await service.client.post("/tickets/T-1/outcomes", json=EVENT)).status_code == 201
+    return await service.client.post("/tickets/T-1/outcomes", json=EVENT | {"reason": CANARY + CANARY})
+
+
+async def outcome_stored_nowhere(service: Service) -> httpx.Response:
+    with service.locked():
+        return await service.client.post(f"/tickets/{CANARY}/outcomes", json=EVENT)
+
+
 async def stored_nowhere(service: Service) -> httpx.Response:
     with service.locked():
         return await service.classify(**TICKET)
@@ -108,6 +121,12 @@ async def too_slow(service: Service) -> httpx.Response:
         return await service.client.post("/classify", content=drip())
 
 
+async def report_too_slow(service: Service) -> httpx.Response:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service.app.state.service.reports, "_deadline", 0.0)
+        return await service.client.get(f"/reports/misroutes?language={CANARY}")
+
+
 CASES: dict[str, tuple[int, str, Callable[[Service], Awaitable[httpx.Response]]]] = {
     "no JSON": (400, "bad_json", ask("POST", "/classify", CANARY.encode())),
     "JSON that ends early": (400, "bad_json", ask("POST", "/classify", f'{{"body": "{CANARY}'.encode())),
@@ -128,6 +147,15 @@ CASES: dict[str, tuple[int, str, Callable[[Service], Awaitable[httpx.Response]]]
     "many wrong keys": (429, "too_many", after_many_wrong_keys),
     "a body that trickles": (408, "too_slow", too_slow),
     "another text": (409, "ticket_conflict", conflict),
+    "another event": (409, "event_conflict", event_conflict),
+    "an unknown ticket": (404, "not_found", ask("GET", f"/tickets/{CANARY}")),
+    "many outcomes": (413, "too_many_outcomes", ask("POST", "/outcomes/batch", {"outcomes": [EVENT] * 257})),
+    "an event to nowhere": (422, "invalid_field", ask("POST", f"/tickets/{CANARY}/outcomes", EVENT | {"to": None})),
+    "an event at no time": (422, "invalid_field", ask("POST", f"/tickets/{CANARY}/outcomes", EVENT | {"at": CANARY})),
+    "a locked database for an outcome": (503, "storage_unavailable", outcome_stored_nowhere),
+    "a report that takes long": (503, "report_too_slow", report_too_slow),
+    "a report of no day": (422, "invalid_field", ask("GET", f"/reports/misroutes?from={CANARY}")),
+    "a report by nothing": (422, "unknown_field", ask("GET", f"/reports/misroutes?{CANARY}={CANARY}")),
     "a large body": (413, "too_large", ask("POST", "/classify", {"body": CANARY * 100_000})),
     "a large batch": (413, "too_large", ask("POST", "/classify/batch", {"tickets": [{"body": CANARY * 1_000_000}]})),
     "a large form": (413, "too_large", ask("POST", "/", b"body=" + CANARY.encode() * 100_000, **FORM)),

@@ -57,7 +57,7 @@ def example_of(schema: dict[str, Any], document: dict[str, Any]) -> Any:
 
 async def test_every_route_is_documented(document: dict[str, Any], service: Service) -> None:
     documented = {(path, method) for path, method, _ in operations(document)}
-    assert {(path, method) for path, method in routes(service.app) if path not in FOR_PEOPLE} == documented
+    assert {(path, method) for path, method in routes(service.app) if path not in FOR_PEOPLE and not path.startswith("/app")} == documented
     assert ("/classify", "post") in documented
 
 
@@ -91,11 +91,11 @@ async def test_what_the_document_shows_can_be_sent(document: dict[str, Any], ser
         body = operation.get("requestBody")
         example = example_of(body["content"]["application/json"]["schema"], document) if body else None
         answer = await service.client.request(method, path, json=example) if body else await service.client.request(method, path)
-        assert answer.status_code == 200, path
-        if path == "/classify/batch":
+        assert answer.status_code in (200, 201), path
+        if path.endswith("/batch"):
             assert "error" not in answer.json()["results"][0]
         sent += bool(body)
-    assert sent == 2
+    assert sent == 4
 
 
 @pytest.mark.parametrize("code", sorted({error.code for error in classes(ServiceError)}))

@@ -33,6 +33,8 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(64), nullable=False),
         sa.Column("received_at", sa.BigInteger, nullable=False),
     )
+    has_reason = sa.text("reason IS NOT NULL")
+    op.create_index("outcomes_with_reason", "outcomes", ["happened_at"], sqlite_where=has_reason, postgresql_where=has_reason)
     op.create_table(
         "stories",
         sa.Column("decision_id", sa.String(26), primary_key=True),
