@@ -22,8 +22,12 @@ $(VENV)/.done: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+# Two processes for the two cores that CI has, so one thread of linear algebra in each: more would only wait for each other. Many tests
+# start the program, which takes twice as long where Python may not keep what it compiled.
+test: export OPENBLAS_NUM_THREADS = 1
+test: export PYTHONDONTWRITEBYTECODE =
 test: check  ## everything that must pass: what CI runs
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 corpus: setup  ## is the shipped corpus fit to learn from?
 	$(BIN)/python -m training.corpus

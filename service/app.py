@@ -106,9 +106,8 @@ def open_state(settings: Settings, metrics: Metrics) -> State:
         _read_database(engine, keys)
     except SQLAlchemyError as error:
         writer.failed(type(error).__name__)
-    made = Reports(settings.database_url, lambda: {target.name: target.promise for target in state.router.targets})
-    state = State(settings, decider, manifest, deep, load_taxonomy(), engine, writer, Desk(), keys, metrics, made)
-    return state
+    made = Reports(settings.database_url, champion.promises(decider.router))
+    return State(settings, decider, manifest, deep, load_taxonomy(), engine, writer, Desk(), keys, metrics, made)
 
 
 def _read_database(engine: Engine, keys: KeyRing) -> None:

@@ -12,6 +12,7 @@ from model import bundle
 from model.decision import Decider, Ticket
 from model.errors import ModelError
 from model.policy import Policy, load_policy
+from model.router import Router
 from service.deep import DeepPath, Opened
 from service.state import State
 
@@ -88,5 +89,11 @@ def take(state: State, champion: Champion) -> None:
     state.metrics.model.labels(state.router.version).set(0)
     state.decider, state.manifest, state.reload_error = champion.decider, champion.manifest, None
     state.deep.take(champion.opened)
+    state.reports.promised = promises(champion.decider.router)
     state.metrics.model.labels(state.router.version).set(1)
     state.metrics.reloads.labels("taken").inc()
+
+
+def promises(router: Router) -> dict[str, float]:
+    """The precision that the router promised for each target."""
+    return {target.name: target.promise for target in router.targets}

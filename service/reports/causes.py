@@ -10,8 +10,8 @@ from service.reports.schemas import Cause, CauseShare
 
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 MEANINGS: dict[Cause, str] = {
-    "rule": "A rule, not the router and not a person, gave it another label than the router had decided.",
-    "overruled_later": "A person first put it elsewhere than the router said, and it ended in yet another department.",
+    "rule": "A rule, not the router and not a person, put it elsewhere than the router said, or gave it its final label.",
+    "overruled_later": "A person put it elsewhere than the router said, first or at once, and it ended in yet another department.",
     "chain": "Another department than the last one gave the customer the first answer: several teams worked on it.",
     "label_noise": "Tickets with exactly the same text ended with the label that the router decided, at least as often as with this one's: "
     "people disagree.",
@@ -56,9 +56,11 @@ def _evidence(wrong: Stories, target: str, noisy: Mask) -> dict[Cause, Mask]:
     placed, decided, final = wrong.codes["placed_in"], wrong.codes["department"], wrong.codes["final_department"]
     elsewhere = (placed >= 0) & (placed != decided)
     answered = wrong.codes["answered_in"]
+    taken = wrong.codes["overruled_to"]
+    taken_wrongly = (taken >= 0) & (taken != decided) & (taken != final)
     return {
-        "rule": (wrong.has("placed_by", "rule") & elsewhere) if of_department else wrong.has("kind_by", "rule"),
-        "overruled_later": (wrong.has("placed_by", "person") & elsewhere & (placed != final)) if of_department else nowhere,
+        "rule": ((wrong.has("placed_by", "rule") & elsewhere) if of_department else nowhere) | wrong.has(f"{target}_by", "rule"),
+        "overruled_later": ((wrong.has("placed_by", "person") & elsewhere & (placed != final)) | taken_wrongly) if of_department else nowhere,
         "chain": ((answered >= 0) & (answered != final)) if of_department else nowhere,
         "label_noise": noisy,
         "unfamiliar": wrong.reasoned("unfamiliar", "unknown_language", "empty"),

@@ -1,22 +1,36 @@
 """The evidence for a ticket's likely cause, read out in a sentence or two: what was recorded, nothing that was not."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.reports.causes import target_of
 from service.reports.schemas import Cause
 
 
-def read(row: Any, cause: Cause, agreeing: int, differing: int) -> str:
-    """`row`: the stored story, with its columns' names; `agreeing`, `differing`: see `causes.Causes`."""
+class Evidence(NamedTuple):
+    """What was found besides the story: see `causes.Causes` of `agreeing` and `differing`, `repository.Reader` of `overruled_to`."""
+
+    cause: Cause
+    agreeing: int
+    differing: int
+    overruled_to: str | None
+
+
+def read(row: Any, evidence: Evidence) -> str:
+    """`row`: the stored story, with its columns' names."""
+    cause, agreeing, differing, overruled_to = evidence
     target = target_of(row) or "department"
     decided, final = getattr(row, target), getattr(row, f"final_{target}")
     began = f"The router {_sure(row, target)} {decided}"
     ended = f"it ended in {final}" if target == "department" else f"it was {final} in the end"
     if cause == "rule":
-        return f"{began}; a rule {f'put it in {row.placed_in}' if target == 'department' else 'changed the kind'}, and {ended}."
+        if target == "kind":
+            return f"{began}; a rule changed the kind, and {ended}."
+        first = row.placed_by == "rule" and row.placed_in not in (decided, final)
+        return f"{began}; a rule put it in {row.placed_in}, and {ended}." if first else f"{began}; a rule put it in {final}{_lasting(row)}."
     if cause == "overruled_later":
-        return f"{began}; a person put it in {row.placed_in} instead, and {ended}{_lasting(row)}: neither of the two was right."
+        there = row.placed_in if overruled_to is None else overruled_to
+        return f"{began}; a person put it in {there} instead, and {ended}{_lasting(row)}: neither of the two was right."
     if cause == "chain":
         return f"{began}; {row.answered_in} gave the first answer to the customer, and {ended}{_moves(row)}: several teams worked on it."
     if cause == "label_noise":

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
-from service.database import decisions, stories
+from service.database import decisions, outcomes, stories
+from service.outcomes.story import AT_ONCE
 from service.reports.frame import Codes, Stories, Words
 
 _TOGETHER = 1_000  # rows made into columns at once; they fit a processor's cache
@@ -25,9 +26,26 @@ _CHANGED = ("final_kind", "final_department", "kind_by", "department_by")
 _FURTHER: tuple[tuple[str, ...], ...] = (("declared_kind",), ("course",), ("placed_in", "placed_by", "answered_in"))  # of each of the three
 _NOTHING: tuple[tuple[str, ...], ...] = ((), (), ())
 _DIFFERS = "final_department {differs} department OR final_kind {differs} kind"
-_SHARED = {"final_kind": "kind", "final_department": "department", "placed_in": "department", "answered_in": "department"}
+_SHARED = {
+    "final_kind": "kind",
+    "final_department": "department",
+    "placed_in": "department",
+    "answered_in": "department",
+    "overruled_to": "department",
+}
 _NUMBERS = {"created_at": "created_at", "department_confidence": "department_confidence", "closed": "CASE WHEN closed_at IS NULL THEN 0 ELSE 1 END"}
 _FURTHER_NUMBERS = {name: name for name in ("kind_confidence", "moves", "wrong_at", "right_at", "answered_at")}
+
+
+_ASKED_TOGETHER = 500  # decisions of a statement
+_SINCE = sa.type_coerce(outcomes.c.happened_at, sa.BigInteger) - sa.type_coerce(stories.c.wrong_at, sa.BigInteger)
+_TAKEN = (
+    sa.select(stories.c.decision_id, outcomes.c.to_label)
+    .join(outcomes, outcomes.c.ticket_id == stories.c.ticket_id)
+    .where(stories.c.decision_id.in_(sa.bindparam("ids", expanding=True)), outcomes.c.event == "moved", outcomes.c.by_whom == "person")
+    .where(stories.c.placed_in == stories.c.department, sa.between(_SINCE, 0, AT_ONCE))
+    .order_by(outcomes.c.happened_at.desc(), outcomes.c.event_id.desc())  # of several the first is kept
+)
 
 
 class Reader:
@@ -44,11 +62,14 @@ class Reader:
 
         Without `whole`, what the comparison with an earlier time needs: nothing of durations, causes and courses. With it, `text` is a
         number for the text of each, the same for the same text. `placed_in`, `placed_by`, `answered_in`, `kind_by` and `department_by` are there
-        for tickets of which a final label is not the decided one.
+        for tickets of which a final label is not the decided one. `overruled_to`: where a person took a ticket at once that the router had put
+        elsewhere, of those that bounced.
         """
         further = _FURTHER if whole else _NOTHING
         known, decided, changed = ((*names, *more) for names, more in zip((_KNOWN, _DECIDED, _CHANGED), further, strict=True))
-        groups = [(known, "{}"), (decided, "{}"), (changed, f"CASE WHEN {_DIFFERS} THEN {{}} END")]
+        groups: list[tuple[tuple[str, ...], str]] = [(known, "{}"), (decided, "{}"), (changed, f"CASE WHEN {_DIFFERS} THEN {{}} END")]
+        if whole:
+            groups.append((("bounced",), f"CASE WHEN course = 'bounced' AND closed_at IS NOT NULL AND ({_DIFFERS}) THEN decision_id END"))
         numbers = _NUMBERS | _FURTHER_NUMBERS if whole else _NUMBERS
         texts = (["text_key"] if whole else []) + (["decision_id"] if ids else [])
         cells = [Words() for _ in groups]
@@ -69,6 +90,8 @@ class Reader:
         for target in ("kind", "department"):
             final = codes[f"final_{target}"]
             codes[f"final_{target}"] = np.where(final < 0, codes[target], final)
+        if whole:
+            codes["overruled_to"] = self._overruled(codes.pop("bounced"))
         rest = dict(zip([*numbers, *texts], joined, strict=True))
         keys, found = rest.pop("text_key", None), rest.pop("decision_id", None)
         return Stories(codes, self.words, rest, None if keys is None else _numbered(keys), found)
@@ -82,6 +105,16 @@ class Reader:
             numbers = np.array([*(words[cell[place] or None] for cell in split), -1], np.int32)  # the last for no cell, which is at -1
             columns[name] = (numbers.astype(np.int16) if len(words) < 2**15 else numbers)[places]
         return columns
+
+    def _overruled(self, bounced: Codes) -> Codes:
+        """`bounced`: the tickets' decisions, as numbers of words. What a story has no column for is read from the events of these few."""
+        ids, words = self.words.pop("bounced").known, self.words["department"]
+        taken = np.full(len(ids) + 1, -1, np.int32)  # the last for no decision, which is at -1
+        for start in range(0, len(ids), _ASKED_TOGETHER):
+            places = {name: start + place for place, name in enumerate(ids[start : start + _ASKED_TOGETHER])}
+            for name, department in self.connection.execute(_TAKEN, {"ids": list(places)}):
+                taken[places[name]] = words[department]
+        return np.asarray(taken[bounced])
 
     def _rows(self, columns: str, since: int, until: int) -> Iterator[Sequence[Any]]:
         sqlite = self.connection.dialect.name == "sqlite"

@@ -3,7 +3,7 @@ low priority: intake does not wait for them. What they need (numpy above all) is
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -31,9 +31,9 @@ class _Process(NamedTuple):
 class Reports:
     """The reports of one application. `promised`: what the serving model promises now, by target."""
 
-    def __init__(self, database_url: str, promised: Callable[[], Mapping[str, float]], *, deadline: float = DEADLINE, idle: float = IDLE) -> None:
+    def __init__(self, database_url: str, promised: Mapping[str, float], *, deadline: float = DEADLINE, idle: float = IDLE) -> None:
         self._url = database_url
-        self._promised = promised
+        self.promised = promised  # a new champion brings its own
         self._deadline = deadline
         self._idle = idle
         self._turn = asyncio.Lock()
@@ -48,7 +48,7 @@ class Reports:
 
     async def report_json(self, period: Period, filters: Filters) -> bytes:
         """The misroute report as JSON. Raises TooMany, ReportTooSlow, StorageUnavailable."""
-        return await self._ask("report", (period, filters, dict(self._promised())))
+        return await self._ask("report", (period, filters, dict(self.promised)))
 
     async def tickets(self, period: Period, filters: Filters, selection: Selection) -> TicketsBehind:
         """The tickets behind a number. Raises as `report_json`."""

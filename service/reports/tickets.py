@@ -27,11 +27,7 @@ def tickets_behind(connection: Connection, period: Period, filters: Filters, sel
     assert stories.ids is not None  # noqa: S101  # for the type checker: they were asked for
     ids = [name.decode() for name in stories.ids[shown].tolist()]
     rows = repository.find(connection, ids)
-    told = [
-        _ticket(rows[name], causes.CAUSES[cause] if (cause := int(found.cause[place])) >= 0 else None, int(found.agreeing[place]), int(found.differing[place]))
-        for name, place in zip(ids, shown.tolist(), strict=True)
-        if name in rows
-    ]  # fmt: skip
+    told = [_ticket(rows[name], _evidence(stories, found, place)) for name, place in zip(ids, shown.tolist(), strict=True) if name in rows]
     return TicketsBehind(matching=len(places), shown=told, definitions={name: DEFINITIONS[name] for name in _TOLD})
 
 
@@ -73,7 +69,16 @@ def _order(stories: Stories, asked: Selection) -> NDArray[np.intp]:
     return np.lexsort((stories.ids, newest, -stories.numbers["moves"], -lay))
 
 
-def _ticket(row: Any, cause: Any, agreeing: int, differing: int) -> TicketBehind:
+def _evidence(stories: Stories, found: causes.Causes, place: int) -> readings.Evidence | None:
+    """What is known of the cause of the ticket at `place`; None where it is not misrouted."""
+    if found.cause[place] < 0:
+        return None
+    taken = int(stories.codes["overruled_to"][place])
+    to = stories.words["department"].known[taken] if taken >= 0 else None
+    return readings.Evidence(causes.CAUSES[found.cause[place]], int(found.agreeing[place]), int(found.differing[place]), to)
+
+
+def _ticket(row: Any, evidence: readings.Evidence | None) -> TicketBehind:
     lay = None if row.wrong_at is None or row.right_at is None else max(0.0, round((row.right_at - row.wrong_at) / timedelta(hours=1), 4))
     return TicketBehind(
         ticket_id=row.ticket_id, decision_id=row.decision_id, created_at=row.created_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -82,7 +87,7 @@ def _ticket(row: Any, cause: Any, agreeing: int, differing: int) -> TicketBehind
         confidence={target: getattr(row, f"{target}_confidence") for target in TARGETS},
         final={target: getattr(row, f"final_{target}") for target in TARGETS},
         judged=row.closed_at is not None, course=row.course if row.closed_at is not None else None, moves=row.moves, hours_misplaced=lay,
-        cause=cause, reading=None if cause is None else readings.read(row, cause, agreeing, differing),
+        cause=evidence.cause if evidence else None, reading=readings.read(row, evidence) if evidence else None,
         subject=row.subject, words=_words(row.explanation),
     )  # fmt: skip
 

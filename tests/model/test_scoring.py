@@ -2,6 +2,7 @@
 
 import time
 import unicodedata
+from collections.abc import Callable
 from functools import cache
 from itertools import groupby, pairwise
 
@@ -89,6 +90,7 @@ def bias() -> NDArray[np.float32]:
     return np.linspace(-1, 1, COLUMNS, dtype=np.float32)
 
 
+Counts = tuple[sp.csr_matrix, sp.csr_matrix, sp.csr_matrix, list[str]]
 STRUCK = dict(zip("łøđħıŧ", "lodhit", strict=True))
 
 
@@ -137,8 +139,7 @@ def plain_cuts(word: str) -> list[str]:
     return [edged, *(edged[i : i + n] for n in (3, 4) if n < len(edged) for i in range(len(edged) - n + 1))]
 
 
-@cache
-def plain_counts(texts: tuple[str, ...], reach: int) -> tuple[sp.csr_matrix, sp.csr_matrix, sp.csr_matrix, list[str]]:
+def plain_counts(texts: list[str], reach: int) -> Counts:
     """How often each word is in a text, each cut in a word, each pair in a text; and the names of the cuts and the pairs."""
     words, cuts, pairs = (CountVectorizer(analyzer=how) for how in (plain_words, plain_cuts, lambda text: plain_pairs(text, reach)))
     documents = words.fit_transform(texts).astype(float)
@@ -147,10 +148,10 @@ def plain_counts(texts: tuple[str, ...], reach: int) -> tuple[sp.csr_matrix, sp.
     return documents, made_of, beside, [*cuts.get_feature_names_out(), *pairs.get_feature_names_out()]
 
 
-def plain_matrix(texts: list[str], n: int, codes: list[NDArray[np.int64]], recipe: Recipe) -> tuple[sp.csr_matrix, NDArray[np.bool_]]:
+def plain_matrix(counts: Counts, n: int, codes: list[NDArray[np.int64]], recipe: Recipe) -> tuple[sp.csr_matrix, NDArray[np.bool_]]:
     """The document matrix by scikit-learn and scipy alone, learned from the first `n` texts; and which features are of words near
     each other and were kept."""
-    documents, made_of, beside, names = plain_counts(tuple(texts), recipe.reach)
+    documents, made_of, beside, names = counts
     whole = np.array([(name[0] == "<" and name[-1] == ">") or " then " in name for name in names])
     near = np.array([" near " in name for name in names])
     raw = sp.hstack([documents @ made_of, beside], format="csr")
@@ -181,8 +182,16 @@ def new(several: TicketTable, unseen: NDArray[np.bool_]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def plain(texts: list[str], new: list[str], codes: list[NDArray[np.int64]], recipe: Recipe) -> tuple[sp.csr_matrix, NDArray[np.bool_]]:
-    return plain_matrix([*texts, *new], len(texts), codes, recipe)
+def counted(texts: list[str], new: list[str]) -> Callable[[int], Counts]:
+    """The counts of each reach, made once."""
+    return cache(lambda reach: plain_counts([*texts, *new], reach))
+
+
+@pytest.fixture(scope="module")
+def plain(
+    counted: Callable[[int], Counts], texts: list[str], codes: list[NDArray[np.int64]], recipe: Recipe
+) -> tuple[sp.csr_matrix, NDArray[np.bool_]]:
+    return plain_matrix(counted(recipe.reach), len(texts), codes, recipe)
 
 
 def test_the_features_are_the_plain_ones(

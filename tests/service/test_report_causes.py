@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from scipy import stats
 from sqlalchemy.engine import Connection, Engine
 
@@ -52,6 +53,10 @@ CASES: list[tuple[dict[str, Any], Cause, str]] = [
     (
         moved(1, "domains", placed_by="rule", placed_in="sales"), "rule",
         "The router was 95% sure of hosting; a rule put it in sales, and it ended in domains.",
+    ),
+    (
+        moved(1, "domains", department_by="rule", course="overruled", right_at=MONDAY + HOUR / 20), "rule",
+        "The router was 95% sure of hosting; a rule put it in domains 3 minutes later.",
     ),
     (
         story(1, final_kind="incident", kind_by="rule"), "rule",
@@ -114,6 +119,37 @@ def test_a_cause_and_the_evidence_for_it(connection: Connection, told: dict[str,
     assert causes[cause].share == 1
     assert list(causes) == list(CAUSES)
     assert all(each.meaning == MEANINGS[name] for name, each in causes.items())
+
+
+def test_who_overruled_the_router_at_once_and_was_overruled_is_found_among_the_events(connection: Connection) -> None:
+    def told(number: int, *moves: tuple[str, timedelta, str], **changed: Any) -> list[dict[str, Any]]:
+        keep(connection, [moved(number, "domains", **({"course": "bounced", "moves": len(moves), "wrong_stays": 2} | changed))])
+        columns = {"reason": None, "from_label": None, "event": "moved", "digest": "0" * 64, "received_at": MONDAY, "ticket_id": f"T-{number}"}
+        return [
+            columns | {"event_id": f"e{place}", "to_label": to, "happened_at": MONDAY + after, "by_whom": by}
+            for place, (to, after, by) in enumerate(moves)
+        ]
+
+    minute = timedelta(minutes=1)
+    home = ("domains", 3 * HOUR, "person")
+    events = [
+        *told(1, ("sales", 9 * minute, "person"), home),  # at once, to a wrong one
+        *told(2, ("sales", 30 * minute, "person"), home),  # after the team had begun: it bounced
+        *told(3, ("sales", minute, "rule"), home),
+        *told(4, ("domains", minute, "person"), ("sales", HOUR, "person"), home),  # it was right
+        *told(5, ("sales", 2 * minute, "person"), ("network", 8 * minute, "person"), home),
+        *told(6, ("sales", minute, "person"), home, placed_in="network", placed_by="person"),  # who placed it was overruled, and says so
+    ]
+    connection.execute(sa.insert(database.outcomes), events)
+    found = behind(connection)
+    causes = {name: ticket.cause for name, ticket in found.items()}
+    wrong = "sure_and_wrong"
+    assert causes == {"T-1": "overruled_later", "T-2": wrong, "T-3": wrong, "T-4": wrong, "T-5": "overruled_later", "T-6": "overruled_later"}
+    said = (
+        "The router was 95% sure of hosting; a person put it in {} instead, and it ended in domains 3.0 hours later{}: neither of the two was right."
+    )
+    readings = [found[name].reading for name in ("T-1", "T-5", "T-6")]
+    assert readings == [said.format("sales", ""), said.format("sales", ""), said.format("network", "")]
 
 
 def test_the_first_cause_that_there_is_evidence_for_is_the_likely_one(connection: Connection) -> None:

@@ -285,11 +285,11 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     real = fit_module._cross_validate
 
     def cross_validate(
-        counts: Any, heads: Any, split: Any, recipe: Any, costs: Any, seed: Any, progress: Any, stage: str = "cross-validating"
+        counts: Any, heads: Any, split: Any, recipe: Any, costs: Any, seed: Any, progress: Any, stage: str = "cross-validating", *scored: Any
     ) -> Any:
         seen.append((stage, len(split), sum(len(fold.held_out) for fold in split)))
         assert all(np.intersect1d(fold.train, fold.held_out).size == 0 for fold in split)
-        return real(counts, heads, split, recipe, costs, seed, progress, stage)
+        return real(counts, heads, split, recipe, costs, seed, progress, stage, *scored)
 
     monkeypatch.setattr(fit_module, "_cross_validate", cross_validate)
     return seen
