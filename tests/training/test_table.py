@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.errors import TrainingError
-from training.table import TicketTable, read_table
+from training.table import TicketTable, read_table, thinned
 
 SOUND: list[dict[str, Any]] = [
     {"id": "1", "subject": "Site down", "body": "error 500", "kind": "incident", "department": "hosting"},
@@ -264,3 +264,18 @@ def test_the_shipped_tickets_have_no_problems(table: TicketTable) -> None:
     assert table.problems == []
     assert min(table.languages.count(code) for code in set(table.languages)) >= 64
     assert set(table.languages) == {"fr", "en", "de", "es", "pt", "it", "pl"}
+
+
+def test_of_a_large_table_as_many_are_drawn_as_may_be_and_rare_labels_are_kept_whole(tmp_path: Path) -> None:
+    common, rare = [f"the server number {i} does not answer" for i in range(1500)], [f"invoice {i} please" for i in range(9)]
+    lines = [{"body": text, "kind": "incident", "language": "en"} for text in common] + [{"body": text, "kind": "advisory"} for text in rare]
+    file = tmp_path / "table.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    table = read_table([str(file)], targets={"kind": "kind"})
+    some = thinned(table, 500, seed=1)
+    assert len(some) == 500
+    assert some.labels["kind"].count("advisory") == len(rare)
+    whole = dict(zip(table.texts, zip(table.labels["kind"], table.languages, strict=True), strict=True))
+    assert all(whole[text] == (kind, code) for text, kind, code in zip(some.texts, some.labels["kind"], some.languages, strict=True))
+    assert some == thinned(table, 500, seed=1) != thinned(table, 500, seed=2)
+    assert thinned(table, len(table), seed=1) is table
