@@ -10,12 +10,11 @@ from typing import IO
 
 import orjson
 
+from model.spreadsheet import safe
 from service.outcomes.export import Labelled
 
 FORMS = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")  # others of the same kinds are known too
 _TOGETHER = 500
-# A spreadsheet takes a cell that begins so for a formula (OWASP, "CSV Injection"), wide signs among them in some languages' settings.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def known(name: str) -> bool:
@@ -73,7 +72,7 @@ def _cell(value: str | bool | None) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"'{value}" if value.startswith(_FORMULA) else value
+    return safe(value)
 
 
 def _parquet(out: IO[bytes], tickets: Iterable[Labelled]) -> None:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from model.spreadsheet import safe
 from service.reports.schemas import Durations, Incidents, MisrouteReport, Share, TicketsBehind
 
 COLUMNS = ("section", "figure", "by", "value", "other", "count", "of", "share", "low", "high", "number", "p")
@@ -13,7 +14,6 @@ TICKET_COLUMNS = (
     "department_confidence", "final_department", "decided_kind", "kind_confidence", "final_kind", "judged", "course", "moves", "hours_misplaced",
     "cause", "reading", "subject", "department_words", "kind_words",
 )  # fmt: skip
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 Row = dict[str, Any]
 
@@ -30,7 +30,7 @@ def tickets_sheet(tickets: TicketsBehind) -> bytes:
 
 def cell(value: Any) -> Any:
     """What a spreadsheet would take for a formula begins with an apostrophe; numbers stay numbers."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
+    return safe(value) if isinstance(value, str) else value
 
 
 def _sheet(columns: tuple[str, ...], rows: Iterable[Row]) -> bytes:
