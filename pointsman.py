@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from commands import following, labelling, learning, promoting, routing
+from commands import following, labelling, learning, promoting, retrain, routing
 
 
 def _version() -> str:
@@ -42,6 +42,7 @@ for command in (
     following.outcomes,
     following.report,
     following.demo,
+    retrain.retrain,
 ):
     main.add_command(command)
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from commands.parallel import with_backend
 from commands.terminal import Seconds, check_folder, pairs, refuse, show_problems, showing_progress, with_table
 
 if TYPE_CHECKING:
     from model.deep import Rows
     from model.encoder import Encoder
     from model.router import Router
+    from training.backend import Backend
     from training.deep import Embedded
 
 # What is imported inside the commands is slow to import and not needed by the others.
@@ -44,11 +46,12 @@ def _share(option: str, text: str) -> float:
 @click.option("--promise", "promises", multiple=True, metavar="TARGET=PRECISION", help="The precision that routing without a person must keep.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
 @click.option("--strict", is_flag=True, help="Refuse the table where any row has a problem.")
+@with_backend
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def train(
     files: tuple[str, ...], text: str | None, targets: tuple[str, ...], database: str | None, out: Path, tests: tuple[str, ...],
     encoder: str, error_costs: float, budget: float, most: int, language: str | None, priors: tuple[str, ...], promises: tuple[str, ...], seed: int, strict: bool,
-    as_json: bool,
+    backend: "Backend", scheduler: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Learn a router from tables of tickets (CSV, JSON Lines, Parquet, .gz too; a .sql query; - is JSON Lines on standard
     input) and write it as a bundle below --out."""
@@ -56,6 +59,7 @@ def train(
     from model.language import normalise
     from model.taxonomy import load_taxonomy
     from training import card, embeddings
+    from training.backend import running_on
     from training.errors import TrainingError
     from training.evaluate import evaluate as judge
     from training.fit import Settings, fit
@@ -91,7 +95,8 @@ def train(
                     click.echo(line, err=True)
                 return embedded
 
-            trained = fit(table, settings, taxonomy, progress, embedded=embed)
+            with running_on(backend, scheduler):
+                trained = fit(table, settings, taxonomy, progress, embedded=embed)
             test = judge(trained.router, unseen, open_encode(trained.router), progress) if unseen else None
         home = card.save(trained, table, settings, out, test)
     except (TrainingError, ModelError) as error:

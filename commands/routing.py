@@ -4,23 +4,19 @@ import gc
 import json
 import signal
 import sys
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from commands.learning import open_encoder
+from commands.parallel import with_backend
 from commands.terminal import database_option, open_database, refuse, setting_path, showing_progress, silence_output, writing
 
 if TYPE_CHECKING:
-    from training.rows import BadRow, Row
+    from training.backend import Backend
 
 # What is imported inside the commands is slow to import and not needed by the others.
-
-
-BATCH = 1024  # tickets classified together by `classify`
 
 
 LONGEST_NAME = 200
@@ -32,45 +28,33 @@ LONGEST_NAME = 200
 @click.option("--output", default="-", help="File to write; - is standard output. [default: -]")
 @click.option("--explain", is_flag=True, help="Say which words pulled each answer.")
 @click.option("--database", envvar="POINTSMAN_DATABASE_URL", metavar="URL", help="Where a .sql file's query is run.")
-def classify(model: Path, source: str, output: str, explain: bool, database: str | None) -> None:
+@with_backend
+def classify(model: Path, source: str, output: str, explain: bool, database: str | None, backend: "Backend", scheduler: str | None) -> None:
     """Decide each ticket of a table: one JSON line a row, in order, in constant memory. A row that fails gives a line with
     its error, and exit status 1."""
-    import orjson
-
     from model import bundle, policy
-    from model.decision import Decider, Ticket
-    from model.errors import EncoderError, ModelError
+    from model.errors import ModelError
     from training import rows
+    from training.backend import running_on
+    from training.batches import decide
     from training.errors import TrainingError
 
     failed = 0
+    unasked: list[str] = []
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + signal.SIGTERM))  # so that a half-written output is removed
     try:
         router = bundle.load(bundle.find(model))
-        decider = Decider(router, policy.load_policy(setting_path("POINTSMAN_POLICY")))
-        encoder = open_encoder(router)
-        unasked: list[EncoderError] = []
+        rules = policy.load_policy(setting_path("POINTSMAN_POLICY"))
         # Decisions hold no cycles; looking for some in a million of them takes a third of the time.
         gc.freeze()
         gc.disable()
-        with writing(output) as out, showing_progress() as progress:
+        with running_on(backend, scheduler), writing(output) as out, showing_progress() as progress:
             done = 0
-            for batch in _batches(rows.read(source, database)):
-                tickets: list[Ticket] = []
-                lines: list[dict[str, Any]] = []
-                places = []
-                for row in batch:
-                    line, ticket = rows.as_ticket(row, router.text_columns)
-                    if ticket:
-                        places.append(len(lines))
-                        tickets.append(ticket)
-                    lines.append(line)
-                decided = decider.decide(tickets, explain=explain, encoder=encoder, failed=unasked.append)
-                for place, decision in zip(places, decided, strict=True):
-                    lines[place] |= decision
-                failed += len(lines) - len(tickets)
-                out.write(b"\n".join(orjson.dumps(line, default=_as_json) for line in lines) + b"\n")
-                done += len(lines)
+            for batch in decide(rows.read(source, database), router, rules, open_encoder, explain=explain, parallel=backend != "threads"):
+                out.write(batch.lines)
+                done += batch.rows
+                failed += batch.failed
+                unasked += [batch.unasked] if batch.unasked else []
                 progress("classifying", done, 0)
     except (TrainingError, ModelError) as error:
         refuse(error)
@@ -84,16 +68,6 @@ def classify(model: Path, source: str, output: str, explain: bool, database: str
     if failed:
         click.echo(f"pointsman: {failed} rows failed; each has a line with its error", err=True)
         raise SystemExit(1)
-
-
-def _as_json(value: object) -> str:
-    """What JSON has no form for: databases and Parquet have decimals and bytes as ids."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _batches(rows: "Iterator[Row | BadRow]") -> Iterator[list[Any]]:
-    while batch := list(islice(rows, BATCH)):
-        yield batch
 
 
 @click.command(epilog="Example: pointsman serve --model models --port 8000")

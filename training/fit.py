@@ -6,7 +6,7 @@ thresholds and figures stand on those scores. The router that serves is then lea
 
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -39,6 +39,7 @@ PROMISE = 0.95  # precision of the answers that are acted on without a person, u
 RECALL = 0.97  # of a protected label, for the threshold of "possible"
 LEAST_SEARCHED = 2_000  # tickets, however short the budget
 LEAST_IN_LANGUAGE = 5  # tickets; a rarer language is not learned
+_Scores = dict[float, NDArray[np.float32]]  # by cost: (tickets, columns)
 _ENTRIES_A_SECOND = 5e6  # of the document matrix, one fold and one cost, on one slow core; for the budget
 
 
@@ -203,14 +204,16 @@ def _search(
     which = np.concatenate([fold.held_out for fold in searched])
     tried: list[dict[str, Any]] = []
 
-    def judge_settings(recipe: Recipe, costs: tuple[float, ...]) -> dict[float, float]:
+    def judge_settings(recipe: Recipe, costs: tuple[float, ...], scored: Iterator[_Scores] | None = None) -> dict[float, float]:
         stage = f"trying settings {len(tried) + 1} of {len(RECIPES) + len(COSTS) - 1}"
-        found = _cross_validate(counts, heads, searched, recipe, costs, settings.seed, progress, stage)
+        found = _cross_validate(counts, heads, searched, recipe, costs, settings.seed, progress, stage, scored)
         figures = {cost: float(np.mean([_macro_f1(head, scores, which) for head in heads if not head.is_language])) for cost, scores in found.items()}
         tried.extend(asdict(recipe) | {"cost": cost, "macro_f1": round(figure, 4)} for cost, figure in figures.items())
         return figures
 
-    by_recipe = [judge_settings(recipe, (USUAL,)) for recipe in RECIPES]
+    # All recipes on all folds are one run of the parallel work: a cluster has a use for more workers than there are folds.
+    at_once = _scores(counts, heads, searched, [(recipe, (USUAL,)) for recipe in RECIPES], settings.seed)
+    by_recipe = [judge_settings(recipe, (USUAL,), at_once) for recipe in RECIPES]
     best = max(range(len(RECIPES)), key=lambda i: (by_recipe[i][USUAL], -i))  # the simpler one where they are alike
     by_cost = by_recipe[best] | judge_settings(RECIPES[best], tuple(cost for cost in COSTS if cost != USUAL))
     return RECIPES[best], max(COSTS, key=lambda cost: (by_cost[cost], -cost)), tried
@@ -218,29 +221,42 @@ def _search(
 
 def _cross_validate(
     counts: TermCounts, heads: list[_Head], split: list[Fold], recipe: Recipe, costs: tuple[float, ...], seed: int, progress: Progress,
-    stage: str = "cross-validating",
-) -> dict[float, NDArray[np.float32]]:  # fmt: skip
+    stage: str = "cross-validating", scored: Iterator[_Scores] | None = None,
+) -> _Scores:  # fmt: skip
     """For each cost, every held-out ticket's scores by classifiers that did not see it: float32 (tickets, columns), 0 for tickets in no
-    fold."""
+    fold. `scored`: where they come from, fold by fold, when they are computed together with others."""
     out = {cost: np.zeros((counts.words.shape[0], heads[-1].columns.stop), np.float32) for cost in costs}
 
-    def one(fold: Fold) -> dict[float, NDArray[np.float32]]:
-        features = Features(counts, recipe)
-        matrix = features.fit_transform(fold.train, _labels(heads, fold.train))
-        unseen = features.transform(fold.held_out)
-        scores = {}
-        for cost in costs:
-            weights, bias = _solve(matrix, heads, fold.train, cost, seed)
-            scores[cost] = unseen @ weights + bias
-        return scores
-
+    scored = scored or _scores(counts, heads, split, [(recipe, costs)], seed)
     progress(stage, 0, len(split))
-    done = Parallel(n_jobs=-1, backend="threading", return_as="generator")(delayed(one)(fold) for fold in split)
-    for number, (fold, scores) in enumerate(zip(split, done, strict=True), 1):
+    for number, fold in enumerate(split, 1):
+        scores = next(scored)
         for cost in costs:
             out[cost][fold.held_out] = scores[cost]
         progress(stage, number, len(split))
     return out
+
+
+def _scores(counts: TermCounts, heads: list[_Head], split: list[Fold], tries: list[tuple[Recipe, tuple[float, ...]]], seed: int) -> Iterator[_Scores]:
+    """For each recipe with its costs, and each fold, the scores of the held-out tickets by cost: in this order, computed in parallel, where
+    `training.backend` says."""
+    work = [delayed(_score)(counts, heads, fold, recipe, costs, seed) for recipe, costs in tries for fold in split]
+    found = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(work)
+    for number, scores in enumerate(found, 1):
+        if number == len(work):
+            next(found, None)  # joblib aborts what was not read to its end, which kills its processes
+        yield scores
+
+
+def _score(counts: TermCounts, heads: list[_Head], fold: Fold, recipe: Recipe, costs: tuple[float, ...], seed: int) -> _Scores:
+    features = Features(counts, recipe)
+    matrix = features.fit_transform(fold.train, _labels(heads, fold.train))
+    unseen = features.transform(fold.held_out)
+    scores = {}
+    for cost in costs:
+        weights, bias = _solve(matrix, heads, fold.train, cost, seed)
+        scores[cost] = unseen @ weights + bias
+    return scores
 
 
 def _solve(matrix: Any, heads: list[_Head], which: NDArray[np.int64], cost: float, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -121,6 +121,7 @@ def beyond_the_schema(answer: schemathesis.Response) -> list[CheckFunction]:
     return [negative_data_rejection] if answer.status_code == 413 or refused_in_place(answer) else []
 
 
+@pytest.mark.no_cover
 @schema.parametrize()
 @BOUNDED
 def test_the_service_does_what_its_document_says(case: schemathesis.Case[Any], both: dict[str, Running]) -> None:

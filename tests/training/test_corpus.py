@@ -16,11 +16,13 @@ def sets() -> list[Set]:
     return corpus.read()
 
 
+@pytest.mark.no_cover  # langdetect takes four times as long where the lines that are run are counted
 def test_the_shipped_corpus_is_fit(sets: list[Set]) -> None:
     assert corpus.faults(sets, load_taxonomy()) == []
 
 
-def test_no_exam_ticket_is_nearly_one_that_is_learned_from(sets: list[Set]) -> None:
+def test_no_exam_ticket_is_nearly_one_that_is_learned_from(sets: list[Set], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "misread", lambda one: (0, []))  # it was asked above, and takes seconds
     exam = {row["id"] for one in sets if one.part == "exam" for row in one.rows}
     assert len(exam) >= 448
     # One that is planted is found, so the check can fail.
