@@ -33,7 +33,7 @@ def code(path: Path) -> list[nbformat.NotebookNode]:
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The service's, after a simulated year."""
     url = f"sqlite:///{tmp_path_factory.mktemp('lived')}/demo.db"
-    made = CliRunner().invoke(pointsman.main, ["demo", "--database", url, "--tickets", "2000", "--until", "2026-01-01"])
+    made = CliRunner().invoke(pointsman.main, ["demo", "--database", url, "--tickets", "1200", "--until", "2026-01-01"])
     assert made.exit_code == 0, made.output
     return url
 
@@ -93,11 +93,6 @@ def test_the_fifth_comes_to_the_same_figures_as_the_report(database: str, tmp_pa
     assert "misrouted in department" in shown
     assert "False" not in shown.partition("hours in wrong teams")[0]
     assert pictures == 2
-
-
-def test_the_fifth_stops_where_the_report_says_another_thing(database: str, tmp_path: Path) -> None:
-    with pytest.raises(papermill.exceptions.PapermillExecutionError, match="AssertionError"):
-        run("the_misroute_report_by_hand", tmp_path, DATABASE=database, SINCE="2025-07-01T12:00")
 
 
 def test_the_sixth_weighs_both_worlds(database: str, tmp_path: Path) -> None:
