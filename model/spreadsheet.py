@@ -1,7 +1,7 @@
 """Cells of CSV files that people open in a spreadsheet: what customers wrote must not become a formula there."""
 
-# OWASP, "CSV Injection"; the wide signs count in some languages' settings. The apostrophe is among them so that it can be taken off again.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+# OWASP, "CSV Injection"; the wide signs count in some languages' settings.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def safe(cell: str) -> str:
@@ -11,8 +11,3 @@ def safe(cell: str) -> str:
     ("'=1+1", '1+1=2')
     """
     return f"'{cell}" if cell.startswith(_FORMULA) else cell
-
-
-def plain(cell: str) -> str:
-    """What was made `safe`."""
-    return cell.removeprefix("'")

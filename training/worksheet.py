@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from model.cleaning import clean
-from model.spreadsheet import plain, safe
+from model.spreadsheet import safe
 from training import rows
 from training.errors import TrainingError
 from training.relabel import Changes
@@ -59,13 +59,22 @@ def write(questions: Iterable[Question]) -> Iterator[bytes]:
     yield b"\xef\xbb\xbf" + _line(Question._fields)
     for question in questions:
         text = question.text if len(question.text) <= LONGEST_TEXT else question.text[: LONGEST_TEXT - 1] + "…"
-        yield _line([safe(str(cell)) for cell in question._replace(text=text, score=round(question.score, 4))])
+        yield _line([_marked(str(cell)) for cell in question._replace(text=text, score=round(question.score, 4))])
 
 
 def _line(cells: Sequence[str]) -> bytes:
     out = io.StringIO()
     csv.writer(out).writerow(cells)
     return out.getvalue().encode("utf-8", "replace")
+
+
+def _marked(cell: str) -> str:
+    # A cell that begins with the mark gets one more, so that taking one off gives every cell as it was.
+    return f"'{cell}" if cell.startswith("'") else safe(cell)
+
+
+def _plain(cell: str) -> str:
+    return cell.removeprefix("'")
 
 
 def read(file: str) -> Iterator[tuple[int, Question]]:
@@ -86,8 +95,8 @@ def read(file: str) -> Iterator[tuple[int, Question]]:
                     continue
                 if len(cells) != len(header) or not own["row"].strip().isdecimal():
                     raise TrainingError(f"{file}, row {number}: not as it was written ({len(cells)} cells, the header has {len(header)})")
-                told = {name: plain(own.get(name, "")).strip() for name in ("source", "id", "target", "given", "suggested", "words", "corrected")}
-                yield number, Question(**told, row=int(own["row"]), text=plain(own["text"]), score=0.0)
+                told = {name: _plain(own.get(name, "")).strip() for name in ("source", "id", "target", "given", "suggested", "words", "corrected")}
+                yield number, Question(**told, row=int(own["row"]), text=_plain(own["text"]), score=0.0)
     except UnicodeDecodeError as error:
         raise TrainingError(f"{file}: not UTF-8; save it from the spreadsheet as CSV UTF-8") from error
     except (OSError, csv.Error) as error:

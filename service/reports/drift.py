@@ -76,9 +76,10 @@ class _Weekly:
             "review": (self._count(stories.has("action", "review")), self.tickets),
             "overridden": (self._count(overridden), self.judged),
         }
-        sure = np.nan_to_num(stories.numbers["department_confidence"])
-        self.confidence = np.bincount(self.places, sure, minlength=len(self.weeks))
-        self.confidence_squared = np.bincount(self.places, sure**2, minlength=len(self.weeks))
+        # In ten-thousandths, as decisions have them: whole numbers add up to the same in whatever order the database gives the rows.
+        sure = np.rint(np.nan_to_num(stories.numbers["department_confidence"]) * 10_000)
+        self.confidence = np.bincount(self.places, sure, minlength=len(self.weeks)) / 1e4
+        self.confidence_squared = np.bincount(self.places, sure**2, minlength=len(self.weeks)) / 1e8
         self.confident = self._count(~np.isnan(stories.numbers["department_confidence"]))
 
     def _count(self, mask: Mask) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

@@ -120,7 +120,7 @@ def confidence(stories: Stories, target: str, promised: float | None) -> Confide
     right = ~stories.wrong[target][counted]
     band = np.clip(np.searchsorted(BANDS, sure, side="right") - 1, 0, len(BANDS) - 2)
     of, good = np.bincount(band, minlength=len(BANDS) - 1), np.bincount(band, right, minlength=len(BANDS) - 1)
-    total = np.bincount(band, sure, minlength=len(BANDS) - 1)
+    total = np.bincount(band, np.rint(sure * 1e4), minlength=len(BANDS) - 1) / 1e4  # whole numbers: the order of the rows does not tell
     bands = []
     for i in range(len(BANDS) - 1):
         mean = float(total[i] / of[i]) if of[i] else None

@@ -153,7 +153,7 @@ def test_training_leaves_a_champion_then_candidates(taught: Taught, out: Path) -
     assert {"manifest.json", "MODEL_CARD.md", "metrics.json"} <= {path.name for path in (out / champion).iterdir()}
     second = run("train", FRENCH, "--out", out, "--seed", "1")
     assert second.exit_code == 0
-    (candidate,) = {path.name for path in out.iterdir()} - {champion, "champion"}
+    (candidate,) = {path.parent.name for path in out.glob(f"*/{bundle.MANIFEST}")} - {champion}
     assert f"{out / candidate} is a candidate until it is promoted" in second.stdout
     assert (out / "champion").read_text(encoding="ascii").strip() == champion
 

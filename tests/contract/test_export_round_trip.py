@@ -136,6 +136,11 @@ def test_the_same_tickets_give_the_same_file(url: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_export_without_tickets_is_a_table_all_the_same(form: str, sqlite: str, tmp_path: Path) -> None:
+    missing = run("tickets", "export", "--database", sqlite, tmp_path / f"none.{form}")
+    assert missing.exit_code == 2  # looking makes no database
+    assert "is not there" in missing.stderr
+    assert list(tmp_path.iterdir()) == []
+    run("keys", "list", "--database", sqlite)
     result = run("tickets", "export", "--database", sqlite, tmp_path / f"none.{form}")
     assert (result.exit_code, result.stderr) == (0, "0 tickets written\n")
     assert list(rows.read(str(tmp_path / f"none.{form}"))) == []

@@ -30,7 +30,7 @@ from training.fit import Settings, fit
 from training.table import read_table
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-TICKETS = 1200  # of history; the newest fifth is judged by
+TICKETS = 900  # of history; the newest fifth is judged by
 OPTIONS = ("--encoder", "none", "--budget", "1s", "--despite-problems")
 NEVER = 10_000  # acts; a run has about forty
 
@@ -47,7 +47,7 @@ def world(tickets: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactor
     some = [tickets[i] for i in range(0, len(tickets), max(1, len(tickets) // TICKETS))]
     some.sort(key=lambda ticket: hash_of(ticket["body"]))  # all languages and labels on every day
     rows = [{**ticket, "created_at": (START + timedelta(hours=i)).isoformat()} for i, ticket in enumerate(some)]
-    for name, kept in (("history.jsonl", rows), ("beginning.jsonl", rows[:400])):
+    for name, kept in (("history.jsonl", rows), ("beginning.jsonl", rows[:300])):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     table = read_table([str(folder / "beginning.jsonl")])
     settings = Settings(budget=1)
@@ -101,7 +101,7 @@ def test_a_candidate_that_passes_waits_and_is_promoted_when_that_is_asked_for(wo
     assert done["judged_by"] == f"{len(judged_by)} tickets, the newest"
     assert not [line for line in done["warnings"] if "has learned from none" not in line]
     verdict = json.loads((folder / "comparisons" / f"{done['candidate']}-against-{before}.json").read_bytes())
-    assert verdict["table"]["tickets"] == len(judged_by) > 150
+    assert verdict["table"]["tickets"] == len(judged_by) > 120
     assert {who: of["tickets"] for who, of in verdict["table"]["learned_from"].items()} == {"champion": 0, "candidate": 0}
     assert "<html" in (tmp_path / "kept" / "audit.html").read_text(encoding="utf-8")
     assert done["candidate"] in (tmp_path / "kept" / "comparison.html").read_text(encoding="utf-8")

@@ -55,7 +55,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(settings: Settings, learned: Path) -> Settings:
-    return settings.model_copy(update={"model": learned, "deep_seconds": 10.0, "watch_seconds": 0.05})
+    return settings.model_copy(update={"model": learned, "deep_seconds": 10.0, "watch_seconds": 0.05, "write_seconds": 20.0})
 
 
 class Fake:
@@ -261,6 +261,7 @@ async def test_at_the_deadline_the_fast_decision_stands(settings: Settings, fake
 
 async def test_the_wait_for_the_deep_path_is_none_for_the_storing(settings: Settings, fake: Fake) -> None:
     """Whose patience is its own."""
+    settings = settings.model_copy(update={"write_seconds": 0.9})
     async with serving(settings) as service:
         (asked,) = await waiting(service, fake, 1)
         await asyncio.sleep(settings.write_seconds + 0.3)
