@@ -109,5 +109,6 @@ def _where(error: Exception) -> str:
 
 
 def install(app: FastAPI, metrics: Metrics, max_in_flight: int) -> None:
-    """Put the layer in front of `app`."""
-    app.add_middleware(Front, routes=app.routes, metrics=metrics, max_in_flight=max_in_flight)
+    """Put the layer in front of `app`, whose routes and error handlers are complete by now; as a middleware it would stand behind three
+    layers of FastAPI's own, which do nothing for the plain routes."""
+    app.middleware_stack = Front(app.build_middleware_stack(), app.routes, metrics, max_in_flight)

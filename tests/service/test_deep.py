@@ -235,7 +235,7 @@ async def test_one_more_than_there_are_places_has_the_fast_answer_at_once(servic
         assert await path(service) == "fast"
     assert (await service.batch(*[{"body": DOUBTFUL}] * 8)).json()["results"][7]["path"] == "fast"
     assert [thread.name for thread in threading.enumerate()].count("deep") == 1
-    assert len(asyncio.all_tasks()) == tasks
+    assert len(asyncio.all_tasks()) <= tasks  # the desk of the first ones may not have ended yet when they were counted
     assert len(fake.asked) == 1
     fake.gate.set()
     assert {(await task).json()["path"] for task in asked} == {"deep"}
