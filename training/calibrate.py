@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 from scipy.stats import beta
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 RIDGE = 5.0  # on the offsets: with few tickets they stay near 0 and only the sharpness is fitted
 RISK = 0.1  # the chance, over the draw of tickets, that a promise made on them does not hold
@@ -46,8 +47,9 @@ def _likeliest(scores: list[NDArray[np.float32]], codes: NDArray[np.int64]) -> t
         value = (total - logits[np.arange(n), y]).sum() + 0.5 * RIDGE * b @ b
         return value, np.concatenate([(gap * z).sum(axis=(1, 2)) * a, gap.sum(axis=0) + RIDGE * b])
 
-    found = minimize(loss, np.concatenate([np.full(parts, np.log(3.0)), np.zeros(k)]), jac=True, method="L-BFGS-B",
-                     bounds=[(-3, 5)] * parts + [(-5, 5)] * k)  # fmt: skip
+    with threadpool_limits(1, user_api="blas"):  # thousands of products too small to share: threads would only wait for each other
+        found = minimize(loss, np.concatenate([np.full(parts, np.log(3.0)), np.zeros(k)]), jac=True, method="L-BFGS-B",
+                         bounds=[(-3, 5)] * parts + [(-5, 5)] * k)  # fmt: skip
     return np.exp(found.x[:parts]).tolist(), found.x[parts:]
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from model.deep import Deep, KernelMachine
 from model.router import Router, Target
@@ -284,13 +283,6 @@ def _calibrate(
 
     The probabilities of a fold are calibrated on the other folds; the target that serves, on all of them.
     """
-    with threadpool_limits(1, user_api="blas"):  # thousands of products too small to share: threads would only wait for each other
-        return _calibrated(head, scores, split, settings, taxonomy)
-
-
-def _calibrated(
-    head: _Head, scores: NDArray[np.float32], split: list[Fold], settings: Settings, taxonomy: Taxonomy
-) -> tuple[Target, NDArray[np.float64]]:
     own = scores[:, head.columns]
     promise = settings.promises.get(head.name, PROMISE)
     sharpness, offsets = calibrate.fit(own, head.codes)
