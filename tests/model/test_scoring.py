@@ -401,8 +401,9 @@ def test_every_pair_is_found_through_the_map_of_pairs_and_hardly_any_other(n: in
     hashes = np.random.default_rng(0).integers(0, 1 << 63, 3 * n, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     rows = Rows.build(hashes[: 2 * n], np.zeros((2 * n, 1), np.float32), n, 12)  # the first half are words
     pairs = rows.compiled.pairs
-    assert [scoring._find_pair(rows.slots, pairs, h) for h in hashes[n : 2 * n]] == list(range(n, 2 * n))
-    assert [scoring._find_pair(rows.slots, pairs, h) for h in hashes[2 * n :]] == [-1] * n
+    assert all(scoring._is_likely(pairs, h) for h in hashes[n : 2 * n])
+    assert [scoring.find(rows.slots, h) for h in hashes[n : 2 * n]] == list(range(n, 2 * n))
+    assert sum(map(bool, (scoring._is_likely(pairs, h) for h in hashes[2 * n :]))) <= n / 4 + 2
     assert sum(bin(word).count("1") for word in pairs.tolist()) <= n < 64 * len(pairs) / 4
 
 
