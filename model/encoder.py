@@ -21,6 +21,7 @@ import threading
 import time
 import unicodedata
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -140,14 +141,21 @@ class _Local:
     def encode(self, texts: list[str]) -> Rows:
         _refuse_string(texts)
         rows = np.empty((len(texts), self.dimensions), np.float32)
-        # One by one: a batch of the engine's takes no less time, and between two texts of a long list others get their turn.
-        for i, text in enumerate(texts):
-            turn = self._workers.submit(self._row, prepare(text))
-            try:
-                rows[i] = turn.result(timeout=self._seconds)
-            except TimeoutError:
+        # One by one, as many at once as there are engines: a batch of an engine's takes no less time, and between two texts of a long
+        # list others get their turn.
+        begun: deque[tuple[int, Future[Rows]]] = deque()
+        try:
+            for i, text in enumerate(texts):
+                begun.append((i, self._workers.submit(self._row, prepare(text))))
+                while len(begun) >= (self._workers.threads if i + 1 < len(texts) else 1):
+                    place, turn = begun[0]
+                    rows[place] = turn.result(timeout=self._seconds)
+                    begun.popleft()
+        except TimeoutError:
+            raise EncoderError(f"{LOCAL}: no row within {self._seconds:g} s; it is busy with other texts") from None
+        finally:
+            for _, turn in begun:
                 turn.cancel()
-                raise EncoderError(f"{LOCAL}: no row within {self._seconds:g} s; it is busy with other texts") from None
         return _unit(LOCAL, rows)
 
     def _row(self, text: str) -> Rows:

@@ -23,7 +23,7 @@ from training.table import TicketTable
 
 RESAMPLES = 1000
 MOST_TIERS = 20  # told apart; a table may call them anything
-_BATCH = 1024
+_BATCH, _BATCH_DEEP = 1024, 64  # tickets between two looks at the progress
 
 
 class Difference(TypedDict):
@@ -64,8 +64,9 @@ def answer(
     """The decisions of `router` on cleaned `texts`, by both paths where there is an `encoder`. Raises EncoderError."""
     decider = Decider(router, policy)
     decisions = []
-    for start in range(0, len(texts), _BATCH):
-        batch = texts[start : start + _BATCH]
+    size = _BATCH_DEEP if encoder else _BATCH
+    for start in range(0, len(texts), size):
+        batch = texts[start : start + size]
         tickets = [Ticket()] * len(batch)  # what else is known of a ticket changes its route, never its labels
         answers = decider.answer(tickets, batch)
         decided = decider.conclude(tickets, batch, answers)

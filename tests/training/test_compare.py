@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from model.policy import Policy
@@ -14,6 +15,7 @@ from training.compare import Answered, answer, groups_of, measure
 from training.evaluate import evaluate
 from training.flips import LONGEST, flips
 from training.table import TicketTable
+from training.trial import _Remembering
 
 KIND = Target("kind", ("advisory", "incident"), 0, 1.0, (0.0, 0.0), 0.9, 0.8, {"incident": 0.1})
 TRUTH = ["incident", "incident", "incident", "advisory", "advisory", "advisory", ""]
@@ -205,3 +207,25 @@ def test_a_page_shows_the_figures() -> None:
     assert "66.7%" in page
     assert "by customer tier" in page
     assert "are too few to judge by" in page
+
+
+class Counting:
+    """An encoder whose rows are the lengths of the texts."""
+
+    name, dimensions = "counting", 1
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+        self.asked += texts
+        return np.array([[len(text)] for text in texts], np.float32)
+
+
+def test_the_encoder_of_both_is_asked_for_a_text_once() -> None:
+    counting = Counting()
+    both = _Remembering(counting)
+    assert both.encode(["a", "bb", "a"]).tolist() == [[1], [2], [1]]
+    assert both.encode(["bb", "ccc"]).tolist() == [[2], [3]]
+    assert both.encode(["a"]).tolist() == [[1]]
+    assert counting.asked == ["a", "bb", "ccc"]
