@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from commands.terminal import PROBLEMS_SHOWN, pairs, refuse, show_table, showing_progress, with_table, writing
+from commands.terminal import PROBLEMS_SHOWN, check_same_task, pairs, refuse, show_table, showing_progress, with_table, writing
 
 # What is imported inside the commands is slow to import and not needed by the others.
 
@@ -78,11 +78,13 @@ def label(
         router = bundle.load(bundle.find(model))
         columns = tuple(part.strip() for part in text.split(",")) if text else router.text_columns
         named = pairs("--target", targets, alone=True)
-        wanted = {target.name: named.get(target.name, target.name) for target in router.targets}
-        if unknown := sorted(set(named) - set(wanted)):
-            refuse(f"the router has no target {unknown[0]!r}; it has {', '.join(wanted)}")
+        of_router = [target.name for target in router.targets]
+        if unknown := sorted(set(named) - set(of_router)):
+            refuse(f"the router has no target {unknown[0]!r}; it has {', '.join(of_router)}")
+        wanted = named or {name: name for name in of_router}
         with showing_progress() as progress:
             stream = acquire.read(files, columns, wanted, database=database, seed=seed, progress=progress)
+            check_same_task(router, stream.labels)
             if not stream.candidates:
                 refuse(f"no unlabelled ticket with text in {', '.join(columns)}: {stream.passed_over} rows have none, or have their labels")
             questions = acquire.next_to_label(router, stream.candidates, count, seed, progress)
@@ -107,10 +109,11 @@ def worksheet() -> None:
 @click.option("--text", metavar="COLUMN[,COLUMN]", help="Columns of the text: one, or subject and body. [default: subject,body]")
 @click.option("--target", "targets", multiple=True, metavar="NAME[=COLUMN]", help="A target, and its column. [default: named alike]")
 @click.option("--out", "output", required=True, metavar="FILE", help="The corrected table, of the same kind; it may be HISTORY itself.")
+@click.option("--new-labels", is_flag=True, help="Take labels that HISTORY does not have, which are left as slips otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
-def worksheet_merge(history: str, filled: str, text: str | None, targets: tuple[str, ...], output: str, as_json: bool) -> None:
+def worksheet_merge(history: str, filled: str, text: str | None, targets: tuple[str, ...], output: str, new_labels: bool, as_json: bool) -> None:
     """Write HISTORY with the labels of the column `corrected` of WORKSHEET. Nothing else in it changes. Rows that do not fit
-    (an unknown id, another text, a label that changed since) are named and left, with exit status 1."""
+    (an unknown id, another text, a label that changed since, one that no ticket has) are named and left, with exit status 1."""
     from training import relabel
     from training.errors import TrainingError
     from training.worksheet import merge
@@ -119,7 +122,7 @@ def worksheet_merge(history: str, filled: str, text: str | None, targets: tuple[
     try:
         if output != "-" and relabel.form(output) != relabel.form(history):
             refuse(f"--out {output}: expected a {relabel.form(history)} file, as {history} is")
-        merging = merge(history, filled, text=columns, targets=pairs("--target", targets, alone=True))
+        merging = merge(history, filled, text=columns, targets=pairs("--target", targets, alone=True), allow_new=new_labels)
         with writing(output) as out:
             relabel.rewrite(history, merging.changes, out, packed=output.lower().endswith(".gz"))
     except TrainingError as error:
@@ -131,7 +134,7 @@ def worksheet_merge(history: str, filled: str, text: str | None, targets: tuple[
     if len(merging.left) > PROBLEMS_SHOWN:
         click.echo(f"... and {len(merging.left) - PROBLEMS_SHOWN} further rows", err=True)
     for label_, times in merging.new_labels.items():
-        click.echo(f"{label_!r} is a label that the table did not have ({times}): is it a slip?", err=True)
+        click.echo(f"{label_!r} is a label that the table did not have ({times})", err=True)
     if as_json:
         click.echo(json.dumps({"changed": merging.changed, "already": merging.already, "new_labels": merging.new_labels, "left": merging.left}))
     else:

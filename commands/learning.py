@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands.parallel import with_backend
-from commands.terminal import Seconds, check_folder, pairs, refuse, show_problems, showing_progress, with_table
+from commands.terminal import Seconds, check_folder, check_same_task, pairs, refuse, show_problems, showing_progress, with_table
 
 if TYPE_CHECKING:
     from model.deep import Rows
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from model.router import Router
     from training.backend import Backend
     from training.deep import Embedded
+
+NARROW = 110  # columns of a terminal, below which a table of figures stands on end
+
 
 # What is imported inside the commands is slow to import and not needed by the others.
 
@@ -156,6 +159,7 @@ def evaluate(model: Path, files: tuple[str, ...], text: str | None, targets: tup
         columns = tuple(part.strip() for part in text.split(",")) if text else router.text_columns
         table = read_table(files, text=columns, targets=pairs("--target", targets, alone=True) or None, database=database, for_training=False)
         show_problems(table.problems)
+        check_same_task(router, table.labels)
         with showing_progress() as progress:
             figures = judge(router, table, open_encode(router), progress)
         if not figures["targets"]:
@@ -173,9 +177,8 @@ def _show_figures(figures: dict[str, Any], title: str, *, languages: bool = Fals
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table(title=f"{figures['tickets']} tickets, {title}", title_justify="left")
-    for column in ("target", "tickets", "accuracy", "95% interval", "majority", "macro-F1", "calib. error", "promise", "covered", "kept"):
-        table.add_column(column, justify="left" if column == "target" else "right")
+    columns: tuple[str, ...] = ("target", "tickets", "accuracy", "95% interval", "majority", "macro-F1", "calib. error", "promise", "covered", "kept")
+    lines: list[list[str]] = []
     for name, f in figures["targets"].items():
         if not f["n"]:
             continue
@@ -190,8 +193,19 @@ def _show_figures(figures: dict[str, Any], title: str, *, languages: bool = Fals
                 kept = promise["observed"]["share"]
                 cells += [f"{whole['macro_f1']:.3f}", f"{whole['calibration_error']:.3f}", f"{promise['precision']:.2f}",
                           f"{promise['coverage']['share']:.2f}", "-" if kept is None else f"{kept:.3f}"]  # fmt: skip
-            table.add_row(*cells)
+            lines.append(cells + [""] * (len(columns) - len(cells)))
+    table = Table(title=f"{figures['tickets']} tickets, {title}", title_justify="left")
+    if lines and console.width < NARROW:  # a figure a line: cut numbers are worse than none
+        lines, columns = [list(line) for line in zip(columns, *lines, strict=True)][1:], ("", *(line[0] for line in lines))
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("", "target") else "right")
+    for line in lines:
+        table.add_row(*line)
     console.print(table)
+    for name, f in figures["targets"].items():
+        if f["n"] and not f["promise"]["coverage"]["share"]:
+            click.echo(f"{name}: no ticket is sure enough to be routed without a person at a precision of {f['promise']['precision']:g}; "
+                       "look for wrong labels (pointsman audit), bring more tickets, or promise less (--promise)")  # fmt: skip
     for f in figures["targets"].values():
         for label, protected in f.get("protected", {}).items():
             recall, possible = protected["recall"], protected["recall_with_possible"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands.learning import open_encoder
-from commands.terminal import pairs, refuse, setting_path, show_problems, show_table, showing_progress, with_table, writing
+from commands.terminal import check_same_task, pairs, refuse, setting_path, show_problems, show_table, showing_progress, with_table, writing
 
 if TYPE_CHECKING:
     from training.flips import Flip
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # What is imported inside the commands is slow to import and not needed by the others.
 
 
+MAIN_FIGURES = ("accuracy.share", "macro_f1", "recall.share", "calibration_error", "coverage.share", "observed.share", "tickets")
 MOST_LANGUAGES = 12  # shown on a terminal by `compare`; the page and the JSON have all
 
 
@@ -54,6 +55,8 @@ def compare(
         columns = tuple(part.strip() for part in text.split(",")) if text else routers["champion"].text_columns
         table = read_table(files, text=columns, targets=pairs("--target", targets, alone=True) or None, database=database, for_training=False)
         show_problems(table.problems)
+        for router in routers.values():
+            check_same_task(router, table.labels)
         with showing_progress() as progress:
             compared = hold_against(homes, table, load_policy(setting_path("POINTSMAN_POLICY")), open_encoder, progress=progress)
         if not compared.figures["targets"]:
@@ -88,14 +91,19 @@ def compare(
 @click.option("--rollback", is_flag=True, help="Go back to the champion before; takes --by and --because.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def promote(version: str | None, models: Path, by: str, because: str, rollback: bool, as_json: bool) -> None:
-    """Make a candidate the champion, if a comparison with the present one let it pass. Running services take it within
-    seconds. Each promotion is kept in promotions.jsonl."""
+    """Make a candidate, VERSION or the path of its bundle, the champion, if a comparison with the present one let it pass. Running
+    services take it within seconds. Each promotion is kept in promotions.jsonl."""
     from model.errors import ModelError
     from training import promotion
     from training.errors import TrainingError
 
     if rollback == (version is not None):
         refuse("name the VERSION to promote, or --rollback, and not both")
+    if version and "/" in version:  # the path of a bundle, as `compare` takes it
+        path = Path(version.rstrip("/"))
+        if path.parent.resolve() != models.resolve():
+            refuse(f"{version} is not in {models}; name its folder with --models")
+        version = path.name
     try:
         if rollback:
             done = promotion.roll_back(models, by=by, because=because)
@@ -141,8 +149,9 @@ def experiments_list(models: Path, as_json: bool) -> None:
 @click.argument("one", metavar="V1")
 @click.argument("other", metavar="V2")
 @click.option("--models", default="models", show_default=True, type=click.Path(path_type=Path), help="Folder of bundles.")
-@click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
-def experiments_compare(one: str, other: str, models: Path, as_json: bool) -> None:
+@click.option("--all", "everything", is_flag=True, help="All figures, those of each label and language too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON, all of them.")
+def experiments_compare(one: str, other: str, models: Path, everything: bool, as_json: bool) -> None:
     """Show the settings and the figures in which two experiments differ."""
     from model.errors import ModelError
     from training.errors import TrainingError
@@ -156,21 +165,20 @@ def experiments_compare(one: str, other: str, models: Path, as_json: bool) -> No
         click.echo(json.dumps(found))
         return
     for part, rows in found.items():
+        if part == "figures" and not everything:
+            rows = [row for row in rows if row[0].endswith(MAIN_FIGURES) and ".labels." not in row[0] and ".languages." not in row[0]]
         show_table(f"{part} that differ", ["", one, other], [[name, *map(str, values)] for name, *values in rows])
 
 
 def _show_comparison(figures: dict[str, Any], verdict: dict[str, Any], flips: "list[Flip]") -> None:
     from training.comparison_page import rows
 
-    cells = []
+    named: list[tuple[str, dict[str, Any]]]
+    cells = [_line("", "routed without a person", figures["coverage"])]
     for name, of in figures["targets"].items():
         named = rows(of) + ([(f"in {code}", own) for code, own in of["languages"].items()] if len(of["languages"]) <= MOST_LANGUAGES else [])
         for title, own in named:
-            values = [
-                "-" if own[key] is None else f"{own[key]:{form}}" for key, form in (("champion", ".3f"), ("candidate", ".3f"), ("difference", "+.3f"))
-            ]
-            interval = " to ".join(f"{bound:+.3f}" for bound in own["interval"] or []) or "-"
-            cells.append([name, title, str(own["n"]), *values, interval, str(own.get("lost", "-")), str(own.get("won", "-"))])
+            cells.append(_line(name, title, own))
     title = f"{figures['candidate']} against {figures['champion']}: {figures['tickets']} tickets"
     show_table(title, ["target", "figure", "tickets", "champion", "candidate", "difference", "95% interval", "lost", "won"], cells)
     for flip in flips:
@@ -184,6 +192,12 @@ def _show_comparison(figures: dict[str, Any], verdict: dict[str, Any], flips: "l
     click.echo("the gate lets the candidate pass" if verdict["passed"] else "the gate REFUSES the candidate")
 
 
+def _line(target: str, title: str, own: dict[str, Any]) -> list[str]:
+    values = ["-" if own[key] is None else f"{own[key]:{form}}" for key, form in (("champion", ".3f"), ("candidate", ".3f"), ("difference", "+.3f"))]
+    interval = " to ".join(f"{bound:+.3f}" for bound in own["interval"] or []) or "-"
+    return [target, title, str(own["n"]), *values, interval, str(own.get("lost", "-")), str(own.get("won", "-"))]
+
+
 def _show_experiments(found: list[dict[str, Any]]) -> None:
     rows = []
     for one in found:
@@ -194,6 +208,8 @@ def _show_experiments(found: list[dict[str, Any]]) -> None:
         for name, of in one["targets"].items():
             recalls = ", ".join(f"{label} {p['recall']['share']}" for label, p in of.get("protected", {}).items())
             promise = of["promise"]
-            kept = f"{promise['observed']['share']} of {promise['coverage']['share']} covered, {promise['precision']} promised"
+            kept = f"{promise['coverage']['share']:.2f} covered"
+            if promise["observed"]["share"] is not None:
+                kept += f", {promise['observed']['share']:.3f} of it right; {promise['precision']} promised"
             rows.append([one["version"], state, str(one["tickets"]), name, str(of["accuracy"]["share"]), str(of["macro_f1"]), recalls or "-", kept])
     show_table("experiments", ["version", "", "tickets", "target", "accuracy", "macro-F1", "recall", "promise"], rows)

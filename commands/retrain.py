@@ -47,7 +47,7 @@ def retrain(
 
     \b
     Exit status 0: promoted, passed, nothing new, or another run is at work (the JSON says which);
-    1: the audit or the gate said no; 2: something cannot be read.
+    1: the audit or the gate said no, now or, where nothing changed since, in the last run; 2: something cannot be read.
 
     It may be killed at any time, and run again: the champion always serves, and what was done is not done twice.
     """
@@ -113,7 +113,7 @@ def retrain(
             if len(lines) > PROBLEMS_SHOWN:
                 click.echo(f"{what}and {len(lines) - PROBLEMS_SHOWN} more; --json has them")
         click.echo(done.said)
-    if done.outcome in FAILED:
+    if done.outcome in FAILED or done.last in FAILED:  # the same question has the same answer
         raise SystemExit(1)
 
 

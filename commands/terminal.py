@@ -4,7 +4,8 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
@@ -14,6 +15,7 @@ import click
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
+    from model.router import Router
     from training.table import Problem
 
 
@@ -145,11 +147,27 @@ def showing_progress() -> Iterator[Callable[[str, int, int], None]]:
         yield lambda stage, done, of: bars.update(task, description=stage, completed=done, total=of or None)
 
 
+def check_same_task(router: "Router", labels: Mapping[str, Collection[str]]) -> None:
+    """A router that learned none of a table's `labels` (by target) has another task: its answers would mean nothing there."""
+    for target in router.targets:
+        found = sorted({label for label in labels.get(target.name, ()) if label})
+        if found and not set(found) & set(target.labels):
+            refuse(
+                f"{router.version} knows none of the table's labels of {target.name} ({_few(found)}), but {_few(target.labels)}: that is another "
+                "task; keep the routers of each in a folder of its own (train --out FOLDER)"
+            )
+
+
+def _few(labels: Collection[str]) -> str:
+    return ", ".join(list(labels)[:3]) + (", ..." if len(labels) > 3 else "")
+
+
 def show_problems(problems: "list[Problem]") -> None:
     for problem in problems[:PROBLEMS_SHOWN]:
         click.echo(f"{problem.source}, ticket {problem.row}: {problem.problem}", err=True)
     if len(problems) > PROBLEMS_SHOWN:
-        click.echo(f"... and {len(problems) - PROBLEMS_SHOWN} further problems", err=True)
+        kinds = Counter(problem.problem for problem in problems).most_common(PROBLEMS_SHOWN)
+        click.echo(f"... and {len(problems) - PROBLEMS_SHOWN} further problems; in all: {'; '.join(f'{n} x {what}' for what, n in kinds)}", err=True)
 
 
 def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

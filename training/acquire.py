@@ -24,6 +24,7 @@ from training.history import Place
 from training.worksheet import Question
 
 MOST_CANDIDATES = 20_000  # tickets kept of a stream, drawn evenly
+MOST_LABELS = 1_000
 FILTER = 10
 DIMENSIONS = 50
 _BATCH = 4096
@@ -39,11 +40,13 @@ class Candidate(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """What is kept of the unlabelled tickets, how many there were, and how many rows were passed over: labelled, without text, unreadable."""
+    """What is kept of the unlabelled tickets, how many there were, and how many rows were passed over: labelled, without text, unreadable.
+    `labels`: up to `MOST_LABELS` that other rows have, by target."""
 
     candidates: list[Candidate]
     unlabelled: int
     passed_over: int
+    labels: dict[str, set[str]]
 
 
 def read(sources: Iterable[str], columns: tuple[str, ...], targets: dict[str, str], *, database: str | None = None, seed: int = 0,
@@ -53,11 +56,15 @@ def read(sources: Iterable[str], columns: tuple[str, ...], targets: dict[str, st
     chance = np.random.default_rng(seed)
     kept: list[Candidate] = []
     unlabelled = passed_over = 0
+    known: dict[str, set[str]] = {name: set() for name in targets}
     for source in sources:
         for number, row in enumerate(rows.read(source, database), 1):
             if not number % _BATCH:
                 progress("reading tickets", unlabelled, 0)
             labels = {} if isinstance(row, rows.BadRow) else {name: _said(row.get(column)) for name, column in targets.items()}
+            for name, label in labels.items():
+                if label and len(known[name]) < MOST_LABELS:
+                    known[name].add(label)
             if isinstance(row, rows.BadRow) or all(labels.values()) or not any(rows.text_of(row, columns)):
                 passed_over += 1
                 continue
@@ -68,25 +75,26 @@ def read(sources: Iterable[str], columns: tuple[str, ...], targets: dict[str, st
             subject, body = rows.text_of(row, columns)
             candidate = Candidate(Place("standard input" if source == "-" else source, number), _said(row.get("id")), clean(subject, body), labels)
             kept[place : place + 1] = [candidate]
-    return Stream(sorted(kept, key=lambda one: one.place), unlabelled, passed_over)
+    return Stream(sorted(kept, key=lambda one: one.place), unlabelled, passed_over, known)
 
 
 def next_to_label(
     router: Router, candidates: list[Candidate], count: int, seed: int = 0, progress: Progress = lambda stage, done, of: None
 ) -> list[Question]:
-    """The `count` tickets that are worth a label most, as questions of a worksheet: one for each target that a ticket has no label in, with
-    the router's guess. A question's score is the ticket's uncertainty."""
+    """The `count` tickets that are worth a label most, as questions of a worksheet: one for each target that was read and a ticket has no
+    label in, with the router's guess. A question's score is the ticket's uncertainty."""
     if not candidates:
         return []
+    targets = [target for target in router.targets if target.name in candidates[0].labels]
     texts = [candidate.text for candidate in candidates]
-    guesses: dict[str, list[str]] = {target.name: [] for target in router.targets}
+    guesses: dict[str, list[str]] = {target.name: [] for target in targets}
     doubts: list[NDArray[np.float64]] = []
     for begin in range(0, len(texts), _BATCH):
         progress("asking the router", begin, len(texts))
         answers = router.answer(texts[begin : begin + _BATCH])
-        for target in router.targets:
+        for target in targets:
             guesses[target.name] += [target.labels[code] for code in answers.top[target.name][:, 0].tolist()]
-        doubts.append(np.mean([uncertainty(answers.probabilities[target.name]) for target in router.targets], axis=0))
+        doubts.append(np.mean([uncertainty(answers.probabilities[target.name]) for target in targets], axis=0))
     progress("choosing tickets that are not alike", 0, 1)
     uncertain = np.concatenate(doubts)
     questions = []

@@ -127,18 +127,22 @@ def _near_duplicates(history: History, judged: OutOfFold) -> list[Finding]:
         found = ambiguity.disagreements(name, labels, group)
         groups = int(np.count_nonzero(np.bincount(group[[bool(label) for label in labels]]) > 1))
         who = ambiguity.by_annotator(found, history.annotators)
-        rows: list[list[Cell]] = [
-            [history.places[i].row, table.ids[i], label, history.annotators[i], excerpt(table.texts[i])]
-            for one in found[:MOST_ROWS] for i, label in list(zip(one.tickets, one.labels, strict=True))[:3]
-        ]  # fmt: skip
+        rows: list[list[Cell]] = []
+        for one in found[:MOST_ROWS]:
+            # One ticket of each label, the rarest first: it is the odd one out.
+            counts = audit_table.counted(one.labels)[::-1]
+            said = ", ".join(f"{n} {label}" for label, n in counts[::-1][:3]) + (", ..." if len(counts) > 3 else "")
+            for label, _ in counts[:3]:
+                i = one.tickets[list(one.labels).index(label)]
+                rows.append([said, history.places[i].row, table.ids[i], label, history.annotators[i], excerpt(table.texts[i])])
         apart = "; ".join(f"{name_} differs from the others on {n} of {of}" for name_, (n, of) in sorted(who.items(), key=lambda w: -w[1][0])[:5])
         findings.append(Finding(
-            f"disagreement_{name}", f"The same text, another {name}", "problem" if groups and len(found) > 0.1 * groups else "look" if found else "fine",
+            f"disagreement_{name}", f"Nearly the same text, another {name}", "problem" if groups and len(found) > 0.1 * groups else "look" if found else "fine",
             len(found), groups,
             "Groups of near-duplicates whose tickets do not have the same label. No router can be right on both, and each that is learned from "
             f"teaches the opposite of another.{' ' + apart + '.' if apart else ''}",
             "Agree on what decides, write it into the taxonomy's definitions, and correct these tickets." if found else "Nothing.",
-            ("row", "id", name, "annotator", "ticket"), rows, unit="groups",
+            ("in the group", "row", "id", name, "annotator", "ticket"), rows, unit="groups",
         ))  # fmt: skip
     return findings
 

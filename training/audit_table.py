@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from training.history import History
+from training.table import NO_LABEL
 
 Cell = str | int | float
 RARE = 20  # tickets of a label or a language; with fewer, what is said of it is chance
@@ -54,9 +55,11 @@ def schema(history: History) -> Finding:
     first = {problem.problem: problem for problem in reversed(history.problems)}
     rows: list[list[Cell]] = [[what, n, first[what].source, first[what].row] for what, n in kinds[:MOST_ROWS]]
     touched = len({(problem.source, problem.row) for problem in history.problems})
+    # Tickets that nobody labelled yet are nothing wrong: most exports have some.
+    amiss = touched - len({(problem.source, problem.row) for problem in history.problems if problem.problem.startswith(f"{NO_LABEL};")})
     refused = f" Training would refuse this table: {history.refusal}." if history.refusal else ""
     return Finding(
-        "schema", "Rows that training would leave out or mend", "problem" if refused or touched > 0.1 * history.rows else "look" if touched else "fine",
+        "schema", "Rows that training would leave out or mend", "problem" if refused or amiss > 0.1 * history.rows else "look" if touched else "fine",
         touched, history.rows, "What is left out is not learned from; many such rows mean that the export is not what it was meant to be." + refused,
         "Mend the export, or leave it: training says the same and goes on." if touched else "Nothing.",
         ("problem", "rows", "first in", "at row"), rows, unit="rows",

@@ -89,7 +89,7 @@ def _losses(
     for about, own in differences:
         n = own["n"]
         if about not in adjusted:
-            blind = f"{about}: {n} tickets are too few to judge by (at least {least}); a loss of any size could not have been seen"
+            blind = f"{about}: {n} tickets are too few to judge by: bring {least - n} more that neither has learned from; a loss of any size could not have been seen"
             outcome: Outcome = "not judged" if family == "language" else "refused"
             yield Check(family, about, outcome, f"{n} tickets", n, blind=blind)
             continue

@@ -68,7 +68,9 @@ def as_ticket(row: Row | BadRow, columns: tuple[str, ...]) -> tuple[dict[str, An
     line = {"id": get("id")}
     subject, body = text_of(row, columns)
     if (not subject or subject.isspace()) and (not body or body.isspace()):
-        return line | {"error": {"code": "no_text", "message": f"no text in {' and '.join(columns)}"}}, None
+        lacks = not any(column in row for column in columns)
+        why = f"no column {' or '.join(columns)}, which the router reads" if lacks else f"no text in {' and '.join(columns)}"
+        return line | {"error": {"code": "no_text", "message": why}}, None
     told = get("language")
     known = [None if value is None else str(value) for value in (get("channel"), get("declared_kind"), get("customer_tier"), get("country"))]
     return line, Ticket(subject, body, told if isinstance(told, str) else None, *known)

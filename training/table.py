@@ -16,6 +16,7 @@ from training import rows
 from training.errors import TrainingError
 
 DEFAULT_TEXT = ("subject", "body")
+NO_LABEL = "no label"
 DEFAULT_TARGETS = ("kind", "department")
 CHANNELS = ("web", "email", "phone", "chat", "api")
 _KNOWN = ("id", "language", "created_at", "channel", "customer_tier", "customer_ref", "country")
@@ -127,7 +128,7 @@ def read_table(
         frame[column] = [_label(value) for value in foreign[source]]
     sieve = _Sieve(frame, _blank_invalid(frame))
     sieve.drop(frame["text"] == "", "no text")
-    sieve.drop((sieve.frame[labels] == "").all(axis=1), "no label")
+    sieve.drop((sieve.frame[labels] == "").all(axis=1), NO_LABEL)
     if for_training:
         _drop_duplicates(sieve, labels)
         _drop_rare(sieve, labels)

@@ -9,6 +9,7 @@ import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from model.cleaning import clean
@@ -41,8 +42,8 @@ class Question(NamedTuple):
 
 @dataclass
 class Merging:
-    """What a merge comes to: labels to change, by row and column; how many are so already; labels that the table did not have before (a
-    slip of the keyboard looks like this), and how often; and, by worksheet row (the header is row 1), why others are left."""
+    """What a merge comes to: labels to change, by row and column; how many are so already; labels that the table did not have before, and
+    how often, where they are allowed; and, by worksheet row (the header is row 1), why others are left."""
 
     changes: Changes = field(default_factory=dict)
     already: int = 0
@@ -103,10 +104,13 @@ def read(file: str) -> Iterator[tuple[int, Question]]:
         raise TrainingError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def merge(history: str, worksheet: str, *, text: Sequence[str] | None = None, targets: Mapping[str, str] | None = None) -> Merging:
+def merge(
+    history: str, worksheet: str, *, text: Sequence[str] | None = None, targets: Mapping[str, str] | None = None, allow_new: bool = False
+) -> Merging:  # fmt: skip
     """Find out which labels of the table `history` the filled rows of `worksheet` change. A ticket is known by its id, where the table
     gives it to that one only, else by its row; and its text and label must be those of the worksheet.
 
+    `allow_new`: labels that neither the table, where it has any, nor a suggestion has are taken, too; a slip of the keyboard looks like one.
     `text` and `targets` as in `training.table.read_table`. Raises TrainingError where one of the two cannot be read.
     """
     merging = Merging()
@@ -127,6 +131,9 @@ def merge(history: str, worksheet: str, *, text: Sequence[str] | None = None, ta
             found[number] = row
         for column, labels in known.items():
             labels.add(_said(row.get(column)))
+    for _, question in asked:
+        if any(known[columns[question.target]] - {""}):
+            known[columns[question.target]].add(question.suggested)  # a router's, or another table's
 
     answers: dict[tuple[int, str], list[tuple[int, Question]]] = defaultdict(list)
     for line, question in asked:
@@ -137,7 +144,7 @@ def merge(history: str, worksheet: str, *, text: Sequence[str] | None = None, ta
         else:
             answers[place, columns[question.target]].append((line, question))
     for (number, column), given in answers.items():
-        _answer(merging, number, column, given, _said(found[number].get(column)), known[column])
+        _answer(merging, number, column, given, _said(found[number].get(column)), known[column] - {""}, allow_new)
     merging.left.sort()
     return merging
 
@@ -165,7 +172,7 @@ def _changed_since(question: Question, row: rows.Row, text: Sequence[str], histo
     return ""
 
 
-def _answer(merging: Merging, number: int, column: str, given: list[tuple[int, Question]], current: str, known: set[str]) -> None:
+def _answer(merging: Merging, number: int, column: str, given: list[tuple[int, Question]], current: str, known: set[str], allow_new: bool) -> None:
     """Take the answers to one label of one ticket into the merge: one that all agree on, for the label that was asked about."""
     labels = {question.corrected for _, question in given}
     for line, question in given:
@@ -175,12 +182,20 @@ def _answer(merging: Merging, number: int, column: str, given: list[tuple[int, Q
             merging.already += 1
         elif question.given != current:
             merging.left.append((line, f"{column} is {current or 'empty'} in the table by now, not {question.given or 'empty'} as in the worksheet"))
+        elif known and question.corrected not in known and not allow_new:
+            merging.left.append((line, _slip(question.corrected, known)))
         elif column not in merging.changes.setdefault(number, {}):
             merging.changes[number][column] = question.corrected
             if question.corrected not in known:
                 merging.new_labels[question.corrected] = merging.new_labels.get(question.corrected, 0) + 1
     if not merging.changes.get(number, True):
         del merging.changes[number]
+
+
+def _slip(label: str, known: set[str]) -> str:
+    alike = {name.casefold(): name for name in sorted(known)}
+    near = get_close_matches(label.casefold(), alike, 1)
+    return f"{label!r} is a label that the table does not have{f'; {alike[near[0]]!r} is meant?' if near else ''}"
 
 
 def _letters(text: str) -> str:

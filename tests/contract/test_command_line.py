@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import pointsman
+from commands import learning
 from model import bundle
 from model.encoder import installed
 
@@ -271,7 +273,7 @@ def test_problems_are_said_by_row_and_the_work_goes_on(out: Path, tmp_path: Path
     result = run("train", source, "--out", out)
     assert result.exit_code == 0
     assert f"{source}, ticket {SHIPPED + 1}: no label; dropped" in result.stderr
-    assert "... and 2 further problems" in result.stderr
+    assert "... and 2 further problems; in all: " in result.stderr
     assert manifest(out)["trained_on"]["tickets"] == SHIPPED
 
 
@@ -373,3 +375,16 @@ def test_the_policy_may_be_another_one(models: Path, tmp_path: Path, monkeypatch
     refused = run("classify", "--model", models, FRENCH)
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "policy.yaml" in refused.stderr
+
+
+def test_figures_on_a_narrow_terminal_are_whole_and_no_coverage_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    share = {"share": 0.799, "n": 9070, "interval": [0.7906, 0.8071]}
+    promise = {"precision": 0.95, "coverage": {"share": 0.0}, "observed": {"share": None}}
+    target = {"n": 9070, "accuracy": share, "majority": {"accuracy": 0.28}, "macro_f1": 0.779, "calibration_error": 0.0213, "promise": promise}
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    learning._show_figures({"tickets": 9070, "targets": {"department": target, "empty": {"n": 0}}}, "by cross-validation")
+    shown = capsys.readouterr().out
+    for name, figure in (("accuracy", "0.799"), ("95% interval", "0.791-0.807"), ("calib. error", "0.021"), ("kept", "-")):
+        assert re.search(rf"{name} +. +{figure} ", shown), shown
+    assert "department: no ticket is sure enough to be routed without a person at a precision of 0.95" in shown

@@ -85,6 +85,7 @@ def test_a_comparison_for_people(folder: Path, champion: str, tmp_path: Path) ->
     result = run("compare", folder, folder / WORSE, *EXAM, "--html", page)
     assert result.exit_code == 1
     assert "the gate REFUSES the candidate" in result.stdout
+    assert "routed without a person" in result.stdout
     assert "refused: recall of kind incident" in result.stdout
     assert "not to be seen: accuracy of kind in fr" in result.stdout
     assert "kind is incident, champion right" in result.stdout
@@ -140,6 +141,16 @@ def test_what_cannot_be_compared_is_refused(folder: Path, arguments: tuple[str, 
     assert said in result.stderr
 
 
+def test_routers_of_other_labels_are_not_compared(folder: Path, tmp_path: Path) -> None:
+    """They would be asked in vain, for minutes."""
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"subject": f"printer {i}", "body": "broken", "kind": "Hardware"}) + "\n" for i in range(9)), encoding="utf-8")
+    for arguments in (("compare", folder, folder / SAME, path), ("evaluate", folder, path)):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert "knows none of the table's labels of kind (Hardware), but advisory, incident: that is another task" in result.stderr
+
+
 def test_a_candidate_that_passed_is_promoted_and_again_is_no_matter(folder: Path, champion: str) -> None:
     done = run("promote", SAME, "--models", folder, "--by", "Ada", "--json")
     assert (done.exit_code, done.stderr) == (0, "")
@@ -150,8 +161,12 @@ def test_a_candidate_that_passed_is_promoted_and_again_is_no_matter(folder: Path
     assert (last["event"], last["from"], last["to"], last["by"], last["verdict"]) == ("promoted", champion, SAME, "Ada", "passed")
     kept = json.loads((folder / "comparisons" / f"{SAME}-against-{champion}.json").read_bytes())
     assert last["comparison"] == kept["digest"]
-    again = run("promote", SAME, "--models", folder)
-    assert (again.exit_code, again.stdout) == (0, f"{SAME} is the champion already\n")
+    for named in (SAME, folder / SAME, f"{folder / SAME}/"):
+        again = run("promote", named, "--models", folder)
+        assert (again.exit_code, again.stdout) == (0, f"{SAME} is the champion already\n")
+    elsewhere = run("promote", folder / SAME, "--models", folder / "other")
+    assert elsewhere.exit_code == 2
+    assert "name its folder with --models" in elsewhere.stderr
     assert len(told(folder)) == 2
 
 
@@ -350,7 +365,10 @@ def test_experiments_are_listed_and_compared(trained: Trained, table: TicketTabl
     assert differ["settings"] == [["seed", 0, 5], ["promises.kind", None, 0.9]]
     names = [name for name, *_ in differ["figures"]]
     assert names == ["cross_validation.near_duplicates", "trained_on.settings_digest"]
-    assert "promises.kind" in run("experiments", "compare", SAME, WORSE, "--models", tmp_path).stdout
+    shown = run("experiments", "compare", SAME, WORSE, "--models", tmp_path).stdout
+    assert "promises.kind" in shown
+    assert "near_duplicates" not in shown
+    assert "near_duplicates" in run("experiments", "compare", SAME, WORSE, "--models", tmp_path, "--all").stdout
     for wrong in ("2026-11-22T10-00-00Z-beef", "../" + SAME):
         assert run("experiments", "compare", SAME, wrong, "--models", tmp_path).exit_code == 2
     (tmp_path / "experiments" / WORSE / "figures.json").write_bytes(b"[]")

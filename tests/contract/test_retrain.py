@@ -143,7 +143,8 @@ def test_a_gate_or_an_audit_that_says_no_is_exit_status_one(world: Path, folder:
     assert (refused.exit_code, told(refused)["outcome"]) == (1, "refused")
     assert [line for line in told(refused)["refused"] if line.startswith("recall of kind incident")]
     again = CliRunner().invoke(retrain, alone, catch_exceptions=False)
-    assert (again.exit_code, told(again)["outcome"], told(again)["last"]) == (0, "nothing_new", "refused")
+    # Nothing changed, so the scheduler is told no again.
+    assert (again.exit_code, told(again)["outcome"], told(again)["last"]) == (1, "nothing_new", "refused")
     assert bundle.find(folder).name == before
     assert len(promotions.history(folder)) == 1
 

@@ -77,7 +77,10 @@ def test_the_shipped_policy_has_a_route_for_every_ticket() -> None:
         ({"kind": "advisory", "action": "review"}, ("unfamiliar",), Route("triage-de", "normal", 120)),
         ({"kind": "advisory", "action": "review"}, ("unfamiliar", "possible_incident"), Route("triage-de", "high", 30)),
         ({"kind": "incident", "action": "review"}, ("empty",), Route("triage-de", "high", 30)),
-        ({"kind": "question"}, (), Route("triage-de", "normal", 240)),
+        # Labels of somebody's own, which no rule knows.
+        ({"kind": "question"}, (), Route("any-de", "normal", 240)),
+        ({"department": "Hardware"}, (), Route("Hardware-de", "normal", 240)),
+        ({"department": "Hardware", "action": "review"}, (), Route("triage-de", "normal", 120)),
     ],
 )
 def test_the_routes_of_the_shipped_policy(facts: dict[str, str], reasons: tuple[str, ...], route: Route) -> None:

@@ -119,6 +119,26 @@ def test_the_command_writes_a_worksheet_that_merges_back(home: Path, unlabelled:
     assert sum("kind" in row for row in done.values()) == 6  # and the one that had its labels
 
 
+def test_only_the_targets_that_are_named_are_asked(home: Path, unlabelled: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "worksheet.csv"
+    result = label("--model", home, unlabelled, "--target", "kind", "--count", "5", "--out", sheet)
+    assert result.exit_code == 0, result.output
+    assert [row["target"] for row in csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8-sig")))] == ["kind"] * 5
+
+
+def test_a_router_of_other_labels_is_refused(home: Path, unlabelled: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(
+        unlabelled.read_text(encoding="utf-8").rpartition("\n")[0] + '\n{"subject": "x", "body": "y", "kind": "Hardware"}\n', encoding="utf-8"
+    )
+    lines = [line for line in other.read_text(encoding="utf-8").splitlines() if "has its labels" not in line]
+    other.write_text("\n".join(lines), encoding="utf-8")
+    result = label("--model", home, other, "--target", "kind", "--out", tmp_path / "w.csv")
+    assert result.exit_code == 2
+    assert "knows none of the table's labels of kind (Hardware), but advisory, incident: that is another task" in result.output
+    assert not (tmp_path / "w.csv").exists()
+
+
 def test_a_table_with_nothing_to_label_is_refused(home: Path, tmp_path: Path) -> None:
     result = label("--model", home, TICKETS[0], "--out", tmp_path / "w.csv")
     assert result.exit_code == 2

@@ -91,7 +91,7 @@ def test_only_the_filled_labels_change_and_every_other_row_stays_byte_for_byte(t
 def test_a_label_is_changed_in_parquet_and_the_types_of_the_others_stay(tmp_path: Path) -> None:
     history = table(tmp_path, "parquet")
     before = pd.read_parquet(history)
-    assert merge(history, sheet(tmp_path, question(2, "hosting"))).exit_code == 0
+    assert merge(history, sheet(tmp_path, question(2, "hosting")), "--new-labels").exit_code == 0
     after = pd.read_parquet(history)
     assert after["department"].tolist() == ["network", "backoffice", "hosting"]
     pd.testing.assert_frame_equal(before.drop(columns="department"), after.drop(columns="department"))
@@ -133,6 +133,21 @@ def test_what_does_not_fit_is_named_and_left(tmp_path: Path) -> None:
     assert history.read_bytes() == before
 
 
+def test_a_label_that_no_ticket_has_is_taken_for_a_slip_unless_new_ones_are_allowed(tmp_path: Path) -> None:
+    history = table(tmp_path)
+    before = history.read_bytes()
+    slips = sheet(tmp_path, question(0, "Sales "), question(1, "hosting"))
+    result = merge(history, slips)
+    assert result.exit_code == 1
+    assert "worksheet.csv, row 2: 'Sales' is a label that the table does not have; 'sales' is meant?; left as it was" in result.output
+    assert "row 3: 'hosting' is a label that the table does not have; left" in result.output
+    assert history.read_bytes() == before
+    result = merge(history, slips, "--new-labels")
+    assert result.exit_code == 0
+    assert "'hosting' is a label that the table did not have (1)" in result.output
+    assert [json.loads(line)["department"] for line in history.read_text(encoding="utf-8").splitlines()] == ["Sales", "hosting", "sales"]
+
+
 def test_a_ticket_without_an_id_is_known_by_its_row_and_its_text(tmp_path: Path) -> None:
     history = tmp_path / "h.csv"
     history.write_text("title,queue\nfirst,a\n\nsecond,b\n", encoding="utf-8")
@@ -144,19 +159,19 @@ def test_a_ticket_without_an_id_is_known_by_its_row_and_its_text(tmp_path: Path)
 
 @pytest.mark.parametrize("mark", [";", "\t"])
 def test_a_worksheet_comes_back_as_a_spreadsheet_saves_it_elsewhere(tmp_path: Path, mark: str) -> None:
-    history, filled = table(tmp_path), sheet(tmp_path, question(0, "systems"))
+    history, filled = table(tmp_path), sheet(tmp_path, question(0, "sales"))
     rows = list(csv.reader(io.StringIO(filled.read_text(encoding="utf-8-sig"))))
     with filled.open("w", encoding="utf-8", newline="") as out:
         csv.writer(out, delimiter=mark).writerows(rows)
     assert merge(history, filled).exit_code == 0
-    assert json.loads(history.read_text(encoding="utf-8").splitlines()[0])["department"] == "systems"
+    assert json.loads(history.read_text(encoding="utf-8").splitlines()[0])["department"] == "sales"
 
 
 def test_numbers_stay_as_they_are_written(tmp_path: Path) -> None:
     history = tmp_path / "h.jsonl"
     history.write_text('{"id":"a1","body":"x","department":"a","sum":1.10,"big":123456789012345678901234567890,"in":{"l":[1e3,true,null]}}\n')
     row = Question("h", 1, "a1", "department", "x", "a", "", 0.0, corrected="b")
-    assert merge(history, sheet(tmp_path, row)).exit_code == 0
+    assert merge(history, sheet(tmp_path, row), "--new-labels").exit_code == 0
     assert (
         history.read_text() == '{"id":"a1","body":"x","department":"b","sum":1.10,"big":123456789012345678901234567890,"in":{"l":[1e3,true,null]}}\n'
     )
