@@ -77,8 +77,8 @@ def card(trained: Trained, test: dict[str, Any] | None) -> str:
     if "random_split" in trained.metrics:
         apart = "; ".join(f"{name} {figures['share']}" for name, figures in trained.metrics["random_split"].items())
         lines += [
-            f"{trained.metrics['near_duplicates']} tickets are near-duplicates of another one. A random split, which lets them stand on "
-            f"both sides, would flatter: {apart}.",
+            f"{trained.metrics['near_duplicates']} tickets are near-duplicates of another one, and stand on one side of each split here. A "
+            f"random split, which lets copies stand on both and flatters where they are many, says: {apart}.",
             "",
         ]
     if "language" in trained.metrics:
