@@ -1,5 +1,6 @@
 """What the engine is worth beyond one split of one table: `python benchmarks/engine.py [NAME...]`.
 
+- `exam`: the shipped router on the exam, by the fast path, the deep one and both, and the milliseconds of tickets that come one by one;
 - `few`: ten questions an intent; `xsid`: languages that training did not see;
 - `calibration`: confidences, promised precision and recall, by resampling, and again when the mix shifts;
 - `scope`: text that is none of the router's business; `language`: which language, beside langdetect;
@@ -50,6 +51,7 @@ from training.table import TicketTable, read_table
 HERE = Path(__file__).resolve().parent
 TAXONOMY = load_taxonomy()
 PER_INTENT, SEEDS = 10, range(5)
+CORE = {"fr", "en", "de", "es", "pt", "it", "pl"}
 LEARNED = ("en", "de", "it", "nl")  # of xsid's languages
 PROMISES = (0.90, 0.95, 0.97)
 SPLITS = 200
@@ -117,6 +119,30 @@ def _paths(router: Router, table: TicketTable) -> Found:
     always = replace(router, deep=router.deep and replace(router.deep, ask=dict.fromkeys(router.deep.ask, 1.01)))
     found = {"fast": evaluate(router, table), "deep": evaluate(always, table, _encode), "cascade": evaluate(router, table, _encode)}
     return {path: figures["targets"]["label"] | {"asked": figures["asked"]["share"]} for path, figures in found.items()}
+
+
+def exam(data: Path) -> Found:  # noqa: ARG001  # as the other parts
+    table, router = _shipped("exam"), _default().router
+    encoder = open_encoder(LOCAL, seconds=120.0, engines=1)
+    always = replace(router, deep=router.deep and replace(router.deep, ask=dict.fromkeys(router.deep.ask, 1.01)))
+    found: Found = {}
+    for path, asked, own in (("fast", router, None), ("deep", always, encoder), ("cascade", router, encoder)):
+        figures = evaluate(asked, table, _encode if own else None)
+        found[path] = {"asked": figures["asked"]["share"]}
+        for name, of in figures["targets"].items():
+            for who, codes in (("core", CORE), ("others", set(of["languages"]) - CORE)):
+                right = [(own_["share"] * own_["n"], own_["n"]) for code, own_ in of["languages"].items() if code in codes]
+                found[path][f"{name}, {who}"] = sum(n for n, _ in right) / sum(n for _, n in right)
+            found[path] |= {f"{name} by language": {code: own_["share"] for code, own_ in of["languages"].items()}}
+        found[path]["recall of incidents"] = figures["targets"]["kind"]["protected"]["incident"]["recall"]
+        decider, taken = Decider(asked, load_policy()), []
+        for text in [*table.texts[:50], *table.texts]:  # the first to warm up
+            start = time.perf_counter()
+            decider.decide([Ticket(body=text)], explain=True, advise=True, encoder=own)
+            taken.append(1e3 * (time.perf_counter() - start))
+        taken = taken[50:]
+        found[path] |= {"mean ms": float(np.mean(taken)), "p50 ms": float(np.median(taken)), "p99 ms": float(np.quantile(taken, 0.99))}
+    return found
 
 
 def few(data: Path) -> Found:
@@ -324,7 +350,7 @@ def _resample(frame: pd.DataFrame, size: int) -> pd.DataFrame:
     return pd.DataFrame({"text": texts, "label": labels})
 
 
-PARTS = {part.__name__: part for part in (few, xsid, calibration, scope, language, scale)}
+PARTS = {part.__name__: part for part in (exam, few, xsid, calibration, scope, language, scale)}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -13,7 +13,7 @@ from training.table import TicketTable
 
 _BINS = 15
 _STEPS = 20  # of coverage
-_BATCH = 4096
+_BATCH, _BATCH_DEEP = 4096, 64  # tickets between two looks at the progress
 
 Progress = Callable[[str, int, int], None]
 
@@ -129,8 +129,9 @@ def evaluate(
     by: dict[str, list[Target]] = {target.name: [] for target in router.targets}
     guessed: list[str] = []
     asked = np.zeros(len(table), bool)
-    for start in range(0, len(table), _BATCH):
-        texts = table.texts[start : start + _BATCH]
+    size = _BATCH_DEEP if encode else _BATCH
+    for start in range(0, len(table), size):
+        texts = table.texts[start : start + size]
         answers = router.answer(texts)
         guessed += [code for code, _ in answers.languages]
         own, p = list(answers.targets), answers.probabilities
