@@ -13,6 +13,8 @@ from commands.parallel import with_backend
 from commands.terminal import Seconds, check_folder, check_same_task, pairs, refuse, show_problems, showing_progress, with_table
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from model.deep import Rows
     from model.encoder import Encoder
     from model.router import Router
@@ -174,34 +176,27 @@ def evaluate(model: Path, files: tuple[str, ...], text: str | None, targets: tup
 
 def _show_figures(figures: dict[str, Any], title: str, *, languages: bool = False) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 120)
-    columns: tuple[str, ...] = ("target", "tickets", "accuracy", "95% interval", "majority", "macro-F1", "calib. error", "promise", "covered", "kept")
-    lines: list[list[str]] = []
+    columns = ["target", "tickets", "accuracy", "95% interval", "majority", "macro-F1", "calib. error", "promise", "covered", "kept"]
+    whole: list[list[str]] = []  # a line for each target
+    lines: list[list[str]] = []  # the same, and those of its languages below it
     for name, f in figures["targets"].items():
         if not f["n"]:
             continue
-        groups = [(name, f["accuracy"], f["majority"]["accuracy"], f)]
+        promise, kept = f["promise"], f["promise"]["observed"]["share"]
+        whole.append([*_accuracy(name, f["accuracy"], f["majority"]["accuracy"]), f"{f['macro_f1']:.3f}", f"{f['calibration_error']:.3f}",
+                      f"{promise['precision']:.2f}", f"{promise['coverage']['share']:.2f}", "-" if kept is None else f"{kept:.3f}"])  # fmt: skip
+        lines.append(whole[-1])
         if languages and len(f["languages"]) > 1:
-            groups += [(f"  {code}", own, own["majority"], None) for code, own in f["languages"].items()]
-        for group, share, majority, whole in groups:
-            low, high = share["interval"]
-            cells = [group, str(share["n"]), f"{share['share']:.3f}", f"{low:.3f}-{high:.3f}", f"{majority:.3f}"]
-            if whole:
-                promise = whole["promise"]
-                kept = promise["observed"]["share"]
-                cells += [f"{whole['macro_f1']:.3f}", f"{whole['calibration_error']:.3f}", f"{promise['precision']:.2f}",
-                          f"{promise['coverage']['share']:.2f}", "-" if kept is None else f"{kept:.3f}"]  # fmt: skip
-            lines.append(cells + [""] * (len(columns) - len(cells)))
-    table = Table(title=f"{figures['tickets']} tickets, {title}", title_justify="left")
-    if lines and console.width < NARROW:  # a figure a line: cut numbers are worse than none
-        lines, columns = [list(line) for line in zip(columns, *lines, strict=True)][1:], ("", *(line[0] for line in lines))
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("", "target") else "right")
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
+            lines += [_accuracy(f"  {code}", own, own["majority"]) for code, own in f["languages"].items()]
+    title = f"{figures['tickets']} tickets, {title}"
+    if whole and console.width < NARROW:  # a figure a line: cut numbers are worse than none
+        _print(console, title, ["", *(line[0] for line in whole)], [list(line) for line in zip(columns, *whole, strict=True)][1:])
+        if len(lines) > len(whole):
+            _print(console, "by language", columns[:5], [line[:5] for line in lines])
+    else:
+        _print(console, title, columns, lines)
     for name, f in figures["targets"].items():
         if f["n"] and not f["promise"]["coverage"]["share"]:
             click.echo(f"{name}: no ticket is sure enough to be routed without a person at a precision of {f['promise']['precision']:g}; "
@@ -210,3 +205,19 @@ def _show_figures(figures: dict[str, Any], title: str, *, languages: bool = Fals
         for label, protected in f.get("protected", {}).items():
             recall, possible = protected["recall"], protected["recall_with_possible"]
             click.echo(f"recall of {label}: {recall['share']} {recall['interval']}, with those held back as possible {possible['share']}")
+
+
+def _accuracy(name: str, share: dict[str, Any], majority: float) -> list[str]:
+    low, high = share["interval"]
+    return [name, str(share["n"]), f"{share['share']:.3f}", f"{low:.3f}-{high:.3f}", f"{majority:.3f}"]
+
+
+def _print(console: "Console", title: str, columns: list[str], lines: list[list[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 PROBLEMS_SHOWN = 10
+LONGEST_SHOWN = 40  # characters of a label
 
 
 def refuse(message: object) -> NoReturn:
@@ -149,17 +150,19 @@ def showing_progress() -> Iterator[Callable[[str, int, int], None]]:
 
 def check_same_task(router: "Router", labels: Mapping[str, Collection[str]]) -> None:
     """A router that learned none of a table's `labels` (by target) has another task: its answers would mean nothing there."""
-    for target in router.targets:
-        found = sorted({label for label in labels.get(target.name, ()) if label})
-        if found and not set(found) & set(target.labels):
-            refuse(
-                f"{router.version} knows none of the table's labels of {target.name} ({_few(found)}), but {_few(target.labels)}: that is another "
-                "task; keep the routers of each in a folder of its own (train --out FOLDER)"
-            )
+    found = {target.name: (sorted({label for label in labels.get(target.name, ()) if label}), target.labels) for target in router.targets}
+    told = {name: own for name, own in found.items() if len(own[0]) > 1}  # one label alone may be a new one
+    if told and not any(set(own) & set(known) for own, known in told.values()):
+        name, (own, known) = next(iter(told.items()))
+        refuse(
+            f"{router.version} knows none of the table's labels of {name} ({_few(own)}), but {_few(known)}: another column, which --target {name}=COLUMN "
+            "names? Or another task: keep the routers of each in a folder of its own (train --out FOLDER)"
+        )
 
 
 def _few(labels: Collection[str]) -> str:
-    return ", ".join(list(labels)[:3]) + (", ..." if len(labels) > 3 else "")
+    short = [label for label in labels if len(label) <= LONGEST_SHOWN]  # longer ones may be tickets, by a slip in --target
+    return ", ".join(short[:3]) + (", ..." if len(labels) > 3 or len(short) < len(labels) else "")
 
 
 def show_problems(problems: "list[Problem]") -> None:

@@ -143,18 +143,18 @@ class _Local:
         rows = np.empty((len(texts), self.dimensions), np.float32)
         # One by one, as many at once as there are engines: a batch of an engine's takes no less time, and between two texts of a long
         # list others get their turn.
-        begun: deque[tuple[int, Future[Rows]]] = deque()
+        begun: deque[tuple[int, float, Future[Rows]]] = deque()
         try:
             for i, text in enumerate(texts):
-                begun.append((i, self._workers.submit(self._row, prepare(text))))
+                begun.append((i, time.monotonic() + self._seconds, self._workers.submit(self._row, prepare(text))))
                 while len(begun) >= (self._workers.threads if i + 1 < len(texts) else 1):
-                    place, turn = begun[0]
-                    rows[place] = turn.result(timeout=self._seconds)
+                    place, deadline, turn = begun[0]
+                    rows[place] = turn.result(timeout=max(0.0, deadline - time.monotonic()))
                     begun.popleft()
         except TimeoutError:
             raise EncoderError(f"{LOCAL}: no row within {self._seconds:g} s; it is busy with other texts") from None
         finally:
-            for _, turn in begun:
+            for *_, turn in begun:
                 turn.cancel()
         return _unit(LOCAL, rows)
 

@@ -260,6 +260,10 @@ def install(app: FastAPI) -> None:
             own.headers |= {"Allow": ", ".join(allowed)} if allowed else {}
         return answer(request, own)
 
+    async def unforeseen(_: Request, __: Exception) -> Response:
+        return ServiceError().response()  # counted and logged by `service.front`, to which the error is raised again
+
+    app.add_exception_handler(Exception, unforeseen)
     app.add_exception_handler(ServiceError, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_starlette)

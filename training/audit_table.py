@@ -56,10 +56,11 @@ def schema(history: History) -> Finding:
     rows: list[list[Cell]] = [[what, n, first[what].source, first[what].row] for what, n in kinds[:MOST_ROWS]]
     touched = len({(problem.source, problem.row) for problem in history.problems})
     # Tickets that nobody labelled yet are nothing wrong: most exports have some.
-    amiss = touched - len({(problem.source, problem.row) for problem in history.problems if problem.problem.startswith(f"{NO_LABEL};")})
+    unlabelled = {(problem.source, problem.row) for problem in history.problems if problem.problem.startswith(f"{NO_LABEL};")}
+    amiss = touched - len(unlabelled) > 0.1 * (history.rows - len(unlabelled))
     refused = f" Training would refuse this table: {history.refusal}." if history.refusal else ""
     return Finding(
-        "schema", "Rows that training would leave out or mend", "problem" if refused or amiss > 0.1 * history.rows else "look" if touched else "fine",
+        "schema", "Rows that training would leave out or mend", "problem" if refused or amiss else "look" if touched else "fine",
         touched, history.rows, "What is left out is not learned from; many such rows mean that the export is not what it was meant to be." + refused,
         "Mend the export, or leave it: training says the same and goes on." if touched else "Nothing.",
         ("problem", "rows", "first in", "at row"), rows, unit="rows",

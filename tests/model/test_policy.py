@@ -1,5 +1,6 @@
 """The policy and the taxonomy: the shipped ones, the rules, and what is wrong with a file, said with its name and field."""
 
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,15 @@ def test_the_shipped_policy_has_a_route_for_every_ticket() -> None:
 )
 def test_the_routes_of_the_shipped_policy(facts: dict[str, str], reasons: tuple[str, ...], route: Route) -> None:
     assert load_policy().route({"language": "de", "action": "auto"} | facts, reasons) == route
+
+
+def test_the_rule_that_the_readme_shows_holds_where_it_says() -> None:
+    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```\n(  - when: .*?)```", readme, re.DOTALL)
+    policy = policy_with(rules=yaml.safe_load(shown) + SHIPPED["rules"])
+    facts = {"department": "Network", "customer_tier": "premium", "language": "de", "action": "auto"}
+    assert policy.route(facts, ()) == Route("noc", "urgent", 15)
+    assert policy.route(facts | {"customer_tier": None}, ()) == Route("Network-de", "normal", 240)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,17 @@ def failing(method: str, path: str, content: Any) -> Callable[[Service], Awaitab
     return fail
 
 
+async def story_fails(service: Service) -> httpx.Response:
+    """On a route with a part of the path in it, which goes past more of FastAPI's own layers."""
+
+    def unforeseen(*_: Any) -> None:
+        raise RuntimeError(f"cannot read {CANARY}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.outcomes.repository.find_ticket", unforeseen)
+        return await service.client.get(f"/tickets/{CANARY}")
+
+
 def one(**fields: Any) -> Callable[[Service], Awaitable[httpx.Response]]:
     return ask("POST", "/classify", TICKET | fields)
 
@@ -184,6 +195,7 @@ CASES: dict[str, tuple[int, str, Callable[[Service], Awaitable[httpx.Response]]]
     "the model fails": (500, "internal", failing("POST", "/classify", TICKET)),
     "the model fails in a batch": (500, "internal", failing("POST", "/classify/batch", {"tickets": [TICKET]})),
     "the model fails at the page": (500, "internal", failing("POST", "/", f"body={CANARY}".encode())),
+    "a story that fails": (500, "internal", story_fails),
     "a locked database": (503, "storage_unavailable", stored_nowhere),
     "a locked database in a batch": (503, "storage_unavailable", batch_stored_nowhere),
     "a database without tables": (503, "storage_unavailable", table_gone),

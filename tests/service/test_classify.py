@@ -5,7 +5,8 @@ import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -16,6 +17,8 @@ from model.decision import Decider, Ticket
 from model.policy import load_policy
 from model.router import Router
 from model.taxonomy import load_taxonomy
+from service.classify import service as rules
+from service.classify.schemas import TicketIn
 from service.database import decisions, stories
 from tests.service.test_health import sample
 from tests.serving import DATABASES, INCIDENT, QUESTION, Service, error_of
@@ -226,3 +229,29 @@ async def test_while_a_long_ticket_is_read_others_are_answered(service: Service,
     assert not asked.done()
     goes_on.set()
     assert (await asked).status_code == 200
+
+
+@pytest.mark.parametrize(("turns", "usual"), [(rules._TURNS, {8}), (0, {1, 7})])
+async def test_clients_that_come_back_after_a_commit_share_the_next_one(monkeypatch: pytest.MonkeyPatch, turns: int, usual: set[int]) -> None:
+    """Seven came while a commit was under way: without the turns they and the one before stay apart for good."""
+    commits: list[int] = []
+
+    async def store(_: Any, decided: list[Any], __: float) -> list[bytes]:
+        commits.append(len(decided))
+        await asyncio.sleep(0.002)
+        return [b"{}"] * len(decided)
+
+    monkeypatch.setattr(rules, "_TURNS", turns)
+    monkeypatch.setattr(rules, "classify", lambda _, tickets: [SimpleNamespace(doubt=None) for _ in tickets])
+    monkeypatch.setattr(rules, "store", store)
+    desk, state = rules.Desk(), SimpleNamespace(settings=SimpleNamespace(write_seconds=5.0))
+
+    async def client(number: int) -> None:
+        await asyncio.sleep(0.001 if number else 0)
+        for _ in range(20):
+            await desk.answer(cast(Any, state), TicketIn(body="x"), cast(Any, None))
+            await asyncio.sleep(0)  # the way there and back
+
+    await asyncio.gather(*map(client, range(8)))
+    assert sum(commits) == 160
+    assert set(commits[4:-4]) <= usual, commits

@@ -132,10 +132,11 @@ def test_a_router_of_other_labels_is_refused(home: Path, unlabelled: Path, tmp_p
         unlabelled.read_text(encoding="utf-8").rpartition("\n")[0] + '\n{"subject": "x", "body": "y", "kind": "Hardware"}\n', encoding="utf-8"
     )
     lines = [line for line in other.read_text(encoding="utf-8").splitlines() if "has its labels" not in line]
+    lines.append('{"subject": "x", "body": "z", "kind": "Storage"}')
     other.write_text("\n".join(lines), encoding="utf-8")
     result = label("--model", home, other, "--target", "kind", "--out", tmp_path / "w.csv")
     assert result.exit_code == 2
-    assert "knows none of the table's labels of kind (Hardware), but advisory, incident: that is another task" in result.output
+    assert "knows none of the table's labels of kind (Hardware, Storage), but advisory, incident: another column" in result.output
     assert not (tmp_path / "w.csv").exists()
 
 
