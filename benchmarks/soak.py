@@ -632,7 +632,7 @@ def judge(run: Run, database: str, answered: Path) -> dict[str, Any]:
         faults.append("no good ticket was answered at the beginning or at the end")
     elif last["p99_ms"] > MOST_SLOWER * first["p99_ms"]:
         faults.append(f"p99 was {first['p99_ms']} ms at the beginning and is {last['p99_ms']} ms at the end, more than {MOST_SLOWER} times")
-    if alive != run.service.first_pids:
+    if not run.service.first_pids <= alive:  # others may come: that of the reports, started when first asked, and what Python keeps beside it
         faults.append("a process of the service died or was replaced")
     if status != 0:
         faults.append(f"told to stop, the service ended with {status}" if status > 0 else "told to stop, the service did not, or was killed")
