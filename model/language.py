@@ -1,7 +1,7 @@
 """Language tags, and the language of a text that the router itself cannot tell.
 
 A router has a language head, trained on the features it has anyway; it is right and nearly free for the languages it
-learned. langdetect (3 ms a text, 55 languages) is for the rest: the languages of a training table that names none, and a
+learned. langdetect (1 to 2 ms a text, 55 languages) is for the rest: the languages of a training table that names none, and a
 ticket in a language that the router never saw.
 """
 
@@ -9,11 +9,12 @@ from functools import cache, lru_cache
 
 import langcodes
 import langdetect
-from langdetect.detector_factory import init_factory
+from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
 
 UNKNOWN = "und"  # ISO 639-2: undetermined
 _LONGEST_TAG = 35  # RFC 5646, section 4.4.1
 _SAME = {"no": "nb"}  # Norwegian: langdetect says the one, the taxonomy the other
+_TRIALS = 3  # that it takes the mean of; with its own 7 it is as often right, and takes two to four times as long (benchmarks/README.md)
 _READ = 1000  # characters; more tells langdetect nothing new and costs time
 
 
@@ -35,17 +36,20 @@ def normalise(tag: str) -> str | None:
 
 
 @cache
-def _ready() -> bool:
-    init_factory()  # 0.4 s, once
-    langdetect.DetectorFactory.seed = 0  # it samples; without a seed the same text gives different answers
-    return True
+def _factory() -> DetectorFactory:
+    factory = DetectorFactory()
+    factory.load_profile(PROFILES_DIRECTORY)  # 0.4 s, once
+    factory.set_seed(0)  # it samples; without a seed the same text gives different answers
+    return factory
 
 
 def detect(text: str) -> tuple[str, float]:
     """The language of `text` by langdetect, and its probability; ("und", 0.0) where there is nothing to tell it by."""
-    _ready()
+    detector = _factory().create()
+    detector.n_trial = _TRIALS
+    detector.append(text[:_READ])
     try:
-        best = langdetect.detect_langs(text[:_READ])[0]
-    except langdetect.LangDetectException:
+        best = detector.get_probabilities()[0]
+    except (langdetect.LangDetectException, IndexError):
         return UNKNOWN, 0.0
     return normalise(best.lang) or UNKNOWN, float(best.prob)

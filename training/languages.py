@@ -1,6 +1,6 @@
 """The languages of a training table that does not name them all.
 
-langdetect is slow (3 ms a text) and unsure of short texts, so it reads a seeded sample only; a language head learned from
+langdetect is slow (1 to 2 ms a text) and unsure of short texts, so it reads a seeded sample only; a language head learned from
 the sample's sure answers fills in the rest.
 """
 
