@@ -75,7 +75,7 @@ def outcome(decision: Decision) -> tuple[str, list[str]]:
         ("", "review", ["empty"]),
         ("\u200b \n", "review", ["empty"]),
         ("<p><img src=x></p>", "review", ["empty"]),
-        ("transfer zzyzzx qwrtz", "review", ["unfamiliar"]),
+        ("transfer wibbling thinghood", "review", ["unfamiliar"]),  # of no meaning, but English by its letters
         ("...", "review", ["unfamiliar", "unknown_language", "unsure_kind", "unsure_department", "possible_incident"]),
     ],
     ids=str,
