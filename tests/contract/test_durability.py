@@ -184,6 +184,11 @@ class Deployment:
         connections = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{self.port:04X}") and row[3] == "01"}
         return [worker for worker in self.workers() if connections & opened_by(worker)]
 
+    def meter(self, name: str) -> float:
+        """What /metrics says of it, of all workers: of a gauge the least."""
+        said = httpx.get(f"http://localhost:{self.port}/metrics", timeout=30).text
+        return next(float(line.split()[-1]) for line in said.splitlines() if line.startswith(f"{name} "))
+
     def kill(self) -> None:
         """All its processes, with no time to finish anything."""
         os.kill(self.pid, signal.SIGSTOP)  # it starts no more of them
@@ -274,6 +279,8 @@ def test_a_worker_is_killed_while_the_database_is_away(service: Deployment, post
             os.kill(killed, signal.SIGKILL)
             wait_until(lambda: len(set(service.asked()) - {killed}) == 2, "the worker is replaced and asked", 60)
         load.wait_for_answers()
+        # Each worker finds out for itself, within a second or so, that the database is back: the next test counts refusals.
+        wait_until(lambda: service.meter("pointsman_ready") == 1, "every worker is ready", 60)
     assert {(refused.status, refused.code) for refused in load.refused} <= {(503, "storage_unavailable")}
     assert lost(load.answered, service.database_url) == []
 
