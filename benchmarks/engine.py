@@ -51,12 +51,12 @@ from training.table import TicketTable, read_table
 HERE = Path(__file__).resolve().parent
 TAXONOMY = load_taxonomy()
 PER_INTENT, SEEDS = 10, range(5)
-CORE = {"fr", "en", "de", "es", "pt", "it", "pl"}
 LEARNED = ("en", "de", "it", "nl")  # of xsid's languages
 PROMISES = (0.90, 0.95, 0.97)
 SPLITS = 200
 OFTEN = 0.8  # the share, after the shift, of the labels that had about half
 KEPT = 0.95  # of in-scope tickets, where limits are compared
+WARM = 50  # texts
 SAMPLE = 600  # texts that langdetect reads of each set
 SIZES, MILLION = (38_269, 150_000), 1_000_000
 SPAM = """\
@@ -114,35 +114,46 @@ def _public(folder: Path, half: str) -> TicketTable:
     return read_table([str(next(folder.glob(f"{half}.csv*")))], text=["text"], targets={"label": "label"}, for_training=half == "train")
 
 
-def _paths(router: Router, table: TicketTable) -> Found:
-    """The figures of the fast path alone, of the deep one asked for every ticket, and of both as they work together."""
+def _by_path(router: Router, table: TicketTable) -> dict[str, tuple[Router, dict[str, Any]]]:
+    """The fast path alone, the deep one asked for every ticket, and both as they work together: who was asked, and the figures."""
     always = replace(router, deep=router.deep and replace(router.deep, ask=dict.fromkeys(router.deep.ask, 1.01)))
-    found = {"fast": evaluate(router, table), "deep": evaluate(always, table, _encode), "cascade": evaluate(router, table, _encode)}
-    return {path: figures["targets"]["label"] | {"asked": figures["asked"]["share"]} for path, figures in found.items()}
+    asked = {"fast": (router, None), "deep": (always, _encode), "cascade": (router, _encode)}
+    return {path: (own, evaluate(own, table, encode)) for path, (own, encode) in asked.items()}
+
+
+def _paths(router: Router, table: TicketTable) -> Found:
+    """The figures of the one target of a public table, by path."""
+    found = _by_path(router, table)
+    return {path: figures["targets"]["label"] | {"asked": figures["asked"]["share"]} for path, (_, figures) in found.items()}
 
 
 def exam(data: Path) -> Found:  # noqa: ARG001  # as the other parts
-    table, router = _shipped("exam"), _default().router
+    table = _shipped("exam")
+    core = set(TAXONOMY.languages["core"])
     encoder = open_encoder(LOCAL, seconds=120.0, engines=1)
-    always = replace(router, deep=router.deep and replace(router.deep, ask=dict.fromkeys(router.deep.ask, 1.01)))
     found: Found = {}
-    for path, asked, own in (("fast", router, None), ("deep", always, encoder), ("cascade", router, encoder)):
-        figures = evaluate(asked, table, _encode if own else None)
-        found[path] = {"asked": figures["asked"]["share"]}
+    for path, (router, figures) in _by_path(_default().router, table).items():
+        row: dict[str, Any] = {"asked": figures["asked"]["share"]}
         for name, of in figures["targets"].items():
-            for who, codes in (("core", CORE), ("others", set(of["languages"]) - CORE)):
-                right = [(own_["share"] * own_["n"], own_["n"]) for code, own_ in of["languages"].items() if code in codes]
-                found[path][f"{name}, {who}"] = sum(n for n, _ in right) / sum(n for _, n in right)
-            found[path] |= {f"{name} by language": {code: own_["share"] for code, own_ in of["languages"].items()}}
-        found[path]["recall of incidents"] = figures["targets"]["kind"]["protected"]["incident"]["recall"]
-        decider, taken = Decider(asked, load_policy()), []
-        for text in [*table.texts[:50], *table.texts]:  # the first to warm up
-            start = time.perf_counter()
-            decider.decide([Ticket(body=text)], explain=True, advise=True, encoder=own)
-            taken.append(1e3 * (time.perf_counter() - start))
-        taken = taken[50:]
-        found[path] |= {"mean ms": float(np.mean(taken)), "p50 ms": float(np.median(taken)), "p99 ms": float(np.quantile(taken, 0.99))}
+            by_language = of["languages"]
+            for who, codes in (("core", core), ("others", set(by_language) - core)):
+                own = [each for code, each in by_language.items() if code in codes]
+                row[f"{name}, {who}"] = float(np.average([each["share"] for each in own], weights=[each["n"] for each in own]))
+            row[f"{name} by language"] = {code: each["share"] for code, each in by_language.items()}
+        row["recall of incidents"] = figures["targets"]["kind"]["protected"]["incident"]["recall"]
+        taken = _milliseconds(Decider(router, load_policy()), table.texts, None if path == "fast" else encoder)
+        found[path] = row | {"mean ms": float(np.mean(taken)), "p50 ms": float(np.median(taken)), "p99 ms": float(np.quantile(taken, 0.99))}
     return found
+
+
+def _milliseconds(decider: Decider, texts: list[str], encoder: Encoder | None) -> list[float]:
+    """What each takes by itself, with explanation and advice, once the first have warmed everything up."""
+    taken = []
+    for text in [*texts[:WARM], *texts]:
+        start = time.perf_counter()
+        decider.decide([Ticket(body=text)], explain=True, advise=True, encoder=encoder)
+        taken.append(1e3 * (time.perf_counter() - start))
+    return taken[WARM:]
 
 
 def few(data: Path) -> Found:

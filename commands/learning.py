@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from commands.parallel import with_backend
-from commands.terminal import Seconds, check_folder, check_same_task, pairs, refuse, show_problems, showing_progress, with_table
+from commands.terminal import Seconds, check_folder, check_same_task, pairs, refuse, show_problems, show_table, showing_progress, with_table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from model.deep import Rows
     from model.encoder import Encoder
     from model.router import Router
@@ -175,9 +174,7 @@ def evaluate(model: Path, files: tuple[str, ...], text: str | None, targets: tup
 
 
 def _show_figures(figures: dict[str, Any], title: str, *, languages: bool = False) -> None:
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < NARROW
     columns = ["target", "tickets", "accuracy", "95% interval", "majority", "macro-F1", "calib. error", "promise", "covered", "kept"]
     whole: list[list[str]] = []  # a line for each target
     lines: list[list[str]] = []  # the same, and those of its languages below it
@@ -191,12 +188,12 @@ def _show_figures(figures: dict[str, Any], title: str, *, languages: bool = Fals
         if languages and len(f["languages"]) > 1:
             lines += [_accuracy(f"  {code}", own, own["majority"]) for code, own in f["languages"].items()]
     title = f"{figures['tickets']} tickets, {title}"
-    if whole and console.width < NARROW:  # a figure a line: cut numbers are worse than none
-        _print(console, title, ["", *(line[0] for line in whole)], [list(line) for line in zip(columns, *whole, strict=True)][1:])
+    if whole and narrow:  # a figure a line: cut numbers are worse than none
+        show_table(title, ["", *(line[0] for line in whole)], [list(line) for line in zip(columns, *whole, strict=True)][1:], numbers=True)
         if len(lines) > len(whole):
-            _print(console, "by language", columns[:5], [line[:5] for line in lines])
+            show_table("by language", columns[:5], [line[:5] for line in lines], numbers=True)
     else:
-        _print(console, title, columns, lines)
+        show_table(title, columns, lines, numbers=True)
     for name, f in figures["targets"].items():
         if f["n"] and not f["promise"]["coverage"]["share"]:
             click.echo(f"{name}: no ticket is sure enough to be routed without a person at a precision of {f['promise']['precision']:g}; "
@@ -210,14 +207,3 @@ def _show_figures(figures: dict[str, Any], title: str, *, languages: bool = Fals
 def _accuracy(name: str, share: dict[str, Any], majority: float) -> list[str]:
     low, high = share["interval"]
     return [name, str(share["n"]), f"{share['share']:.3f}", f"{low:.3f}-{high:.3f}", f"{majority:.3f}"]
-
-
-def _print(console: "Console", title: str, columns: list[str], lines: list[list[str]]) -> None:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)

@@ -173,7 +173,6 @@ def experiments_compare(one: str, other: str, models: Path, everything: bool, as
 def _show_comparison(figures: dict[str, Any], verdict: dict[str, Any], flips: "list[Flip]") -> None:
     from training.comparison_page import rows
 
-    named: list[tuple[str, dict[str, Any]]]
     cells = [_line("", "routed without a person", figures["coverage"])]
     for name, of in figures["targets"].items():
         named = rows(of) + ([(f"in {code}", own) for code, own in of["languages"].items()] if len(of["languages"]) <= MOST_LANGUAGES else [])

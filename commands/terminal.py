@@ -173,14 +173,15 @@ def show_problems(problems: "list[Problem]") -> None:
         click.echo(f"... and {len(problems) - PROBLEMS_SHOWN} further problems; in all: {'; '.join(f'{n} x {what}' for what, n in kinds)}", err=True)
 
 
-def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+def show_table(title: str, columns: list[str], rows: list[list[str]], *, numbers: bool = False) -> None:
+    """`numbers`: all columns but the first hold numbers, which stand on the right."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(title), title_justify="left")
-    for column in columns:
-        table.add_column(Text(column), overflow="fold")
+    for place, column in enumerate(columns):
+        table.add_column(Text(column), overflow="fold", justify="right" if numbers and place else "left")
     for row in rows:
         table.add_row(*map(Text, row))  # labels may look like markup
     Console(width=None if sys.stdout.isatty() else 160).print(table)

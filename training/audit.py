@@ -129,11 +129,10 @@ def _near_duplicates(history: History, judged: OutOfFold) -> list[Finding]:
         who = ambiguity.by_annotator(found, history.annotators)
         rows: list[list[Cell]] = []
         for one in found[:MOST_ROWS]:
-            # One ticket of each label, the rarest first: it is the odd one out.
-            counts = audit_table.counted(one.labels)[::-1]
-            said = ", ".join(f"{n} {label}" for label, n in counts[::-1][:3]) + (", ..." if len(counts) > 3 else "")
-            for label, _ in counts[:3]:
-                i = one.tickets[list(one.labels).index(label)]
+            counts = audit_table.counted(one.labels)
+            said = ", ".join(f"{n} {label}" for label, n in counts[:3]) + (", ..." if len(counts) > 3 else "")
+            for label, _ in counts[:-4:-1]:  # one ticket of each label, the rarest first: it is the odd one out
+                i = one.tickets[one.labels.index(label)]
                 rows.append([said, history.places[i].row, table.ids[i], label, history.annotators[i], excerpt(table.texts[i])])
         apart = "; ".join(f"{name_} differs from the others on {n} of {of}" for name_, (n, of) in sorted(who.items(), key=lambda w: -w[1][0])[:5])
         findings.append(Finding(

@@ -16,14 +16,14 @@ from model.encoder import Encoder
 from model.policy import Policy
 from model.router import Router, Target
 from training import duplicates, paired
-from training.evaluate import Progress, calibration_error
+from training.evaluate import BATCH_DEEP, Progress, calibration_error
 from training.features import TermCounts
 from training.paired import Flags
 from training.table import TicketTable
 
 RESAMPLES = 1000
 MOST_TIERS = 20  # told apart; a table may call them anything
-_BATCH, _BATCH_DEEP = 1024, 256  # tickets between two looks at the progress
+_BATCH = 1024
 
 
 class Difference(TypedDict):
@@ -64,7 +64,7 @@ def answer(
     """The decisions of `router` on cleaned `texts`, by both paths where there is an `encoder`. Raises EncoderError."""
     decider = Decider(router, policy)
     decisions = []
-    size = _BATCH_DEEP if encoder else _BATCH
+    size = BATCH_DEEP if encoder else _BATCH
     for start in range(0, len(texts), size):
         batch = texts[start : start + size]
         tickets = [Ticket()] * len(batch)  # what else is known of a ticket changes its route, never its labels

@@ -13,7 +13,8 @@ from training.table import TicketTable
 
 _BINS = 15
 _STEPS = 20  # of coverage
-_BATCH, _BATCH_DEEP = 4096, 256  # tickets between two looks at the progress
+_BATCH = 4096
+BATCH_DEEP = 256  # tickets between two looks at the progress, where the deep path is asked
 
 Progress = Callable[[str, int, int], None]
 
@@ -129,7 +130,7 @@ def evaluate(
     by: dict[str, list[Target]] = {target.name: [] for target in router.targets}
     guessed: list[str] = []
     asked = np.zeros(len(table), bool)
-    size = _BATCH_DEEP if encode else _BATCH
+    size = BATCH_DEEP if encode else _BATCH
     for start in range(0, len(table), size):
         texts = table.texts[start : start + size]
         answers = router.answer(texts)

@@ -130,10 +130,12 @@ def merge(
         if number in wanted or own_id in ids:
             found[number] = row
         for column, labels in known.items():
-            labels.add(_said(row.get(column)))
+            if label := _said(row.get(column)):
+                labels.add(label)
     for _, question in asked:
-        if any(known[columns[question.target]] - {""}):
-            known[columns[question.target]].add(question.suggested)  # a router's, or another table's
+        labels = known[columns[question.target]]
+        if labels and question.suggested:
+            labels.add(question.suggested)  # a router's, or another table's
 
     answers: dict[tuple[int, str], list[tuple[int, Question]]] = defaultdict(list)
     for line, question in asked:
@@ -144,7 +146,7 @@ def merge(
         else:
             answers[place, columns[question.target]].append((line, question))
     for (number, column), given in answers.items():
-        _answer(merging, number, column, given, _said(found[number].get(column)), known[column] - {""}, allow_new)
+        _answer(merging, number, column, given, _said(found[number].get(column)), known[column], allow_new)
     merging.left.sort()
     return merging
 

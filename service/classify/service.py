@@ -67,9 +67,8 @@ class _Sent(NamedTuple):
 
 class Desk:
     """Where the tickets of single requests wait while a commit is under way, to be decided in one go and to share the next commit: for
-    each that is a fraction of the work. One that comes alone waits for nobody, and after a commit the next group is given a few turns of the
-    loop to gather. Those that go to the deep path leave the others, and
-    come back to be stored with whatever is stored then."""
+    each that is a fraction of the work. One that comes alone waits for nobody, and after a commit the next group has a few turns of the
+    loop to gather. Those that go to the deep path leave the others, and come back to be stored with whatever is stored then."""
 
     def __init__(self) -> None:
         self._waiting: deque[_Asked] = deque()

@@ -403,6 +403,7 @@ def test_every_pair_is_found_through_the_map_of_pairs_and_hardly_any_other(n: in
     pairs = rows.compiled.pairs
     assert all(scoring._is_likely(pairs, h) for h in hashes[n : 2 * n])
     assert [scoring.find(rows.slots, h) for h in hashes[n : 2 * n]] == list(range(n, 2 * n))
+    assert [scoring.find(rows.slots, h) for h in hashes[2 * n :]] == [-1] * n
     assert sum(map(bool, (scoring._is_likely(pairs, h) for h in hashes[2 * n :]))) <= n / 4 + 2
     assert sum(bin(word).count("1") for word in pairs.tolist()) <= n < 64 * len(pairs) / 4
 
