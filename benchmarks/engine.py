@@ -224,7 +224,8 @@ def _held_out(table: TicketTable, trained: learning.Trained) -> dict[str, Number
     heads = [head for head in learning._heads(table, table.languages) if not head.is_language]
     strata = ["\x1f".join(parts) for parts in zip(*(table.labels[head.name] for head in heads), table.languages, strict=True)]
     split = folds(strata, duplicates.groups(counts.words, counts.word_hashes), 0)
-    scores = learning._cross_validate(counts, heads, split, recipe, (cost,), 0, lambda stage, done, of: None)[cost]
+    scored = [learning._score(counts, heads, fold, recipe, (cost,), 0)[cost] for fold in split]
+    scores = learning._together(split, scored, np.zeros((len(table), heads[-1].columns.stop), np.float32))
     return {head.name: learning._calibrate(head, scores, split, learning.Settings(), TAXONOMY)[1] for head in heads}
 
 

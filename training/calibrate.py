@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import logsumexp
 from scipy.stats import beta
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -12,25 +11,31 @@ RISK = 0.1  # the chance, over the draw of tickets, that a promise made on them 
 STEPS = 20  # thresholds tried
 
 
-def fit(scores: NDArray[np.float32], codes: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
+def fit(
+    scores: NDArray[np.float32], codes: NDArray[np.int64], near: tuple[float, NDArray[np.float64]] | None = None
+) -> tuple[float, NDArray[np.float64]]:
     """Sharpness a and offsets b of ``softmax(a * score + b)`` by maximum likelihood on held-out scores.
 
     Temperature scaling with a shift for each label (Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural
-    networks", 2017: vector scaling with one common slope). `scores` (tickets, labels); `codes` (tickets,), -1 left out.
+    networks", 2017: vector scaling with one common slope). `scores` (tickets, labels); `codes` (tickets,), -1 left out. `near`:
+    what it may be close to, where that is known; it is found sooner.
     """
-    (sharpness,), offsets = _likeliest([scores], codes)
+    sharpness, offsets = near or (3.0, np.zeros(scores.shape[1]))
+    (sharpness,), offsets = _likeliest([scores], codes, [sharpness], offsets)
     return sharpness, offsets
 
 
 def mix(one: NDArray[np.float32], other: NDArray[np.float32], codes: NDArray[np.int64]) -> float:
     """How many times the scores of `other` count beside those of `one`, by maximum likelihood of ``softmax(a * one + b * other + offsets)``
     on held-out tickets: b / a."""
-    (a, b), _ = _likeliest([one, other], codes)
+    (a, b), _ = _likeliest([one, other], codes, [3.0, 3.0], np.zeros(one.shape[1]))
     return b / a
 
 
-def _likeliest(scores: list[NDArray[np.float32]], codes: NDArray[np.int64]) -> tuple[list[float], NDArray[np.float64]]:
-    """The sharpness of each of `scores` and the common offsets."""
+def _likeliest(
+    scores: list[NDArray[np.float32]], codes: NDArray[np.int64], sharpness: list[float], offsets: NDArray[np.float64]
+) -> tuple[list[float], NDArray[np.float64]]:
+    """The sharpness of each of `scores` and the common offsets; looked for from those that are given."""
     labelled = codes >= 0
     z, y = np.stack([own[labelled].astype(float) for own in scores]), codes[labelled]
     parts, n, k = z.shape
@@ -42,13 +47,17 @@ def _likeliest(scores: list[NDArray[np.float32]], codes: NDArray[np.int64]) -> t
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         a, b = np.exp(parameters[:parts]), parameters[parts:]
         logits = np.tensordot(a, z, 1) + b
-        total = logsumexp(logits, axis=1)
-        gap = np.exp(logits - total[:, None]) - picked
+        highest = logits.max(axis=1)
+        gap = np.exp(logits - highest[:, None])
+        sums = gap.sum(axis=1)
+        gap /= sums[:, None]
+        gap -= picked
+        total = highest + np.log(sums)
         value = (total - logits[np.arange(n), y]).sum() + 0.5 * RIDGE * b @ b
         return value, np.concatenate([(gap * z).sum(axis=(1, 2)) * a, gap.sum(axis=0) + RIDGE * b])
 
     with threadpool_limits(1, user_api="blas"):  # thousands of products too small to share: threads would only wait for each other
-        found = minimize(loss, np.concatenate([np.full(parts, np.log(3.0)), np.zeros(k)]), jac=True, method="L-BFGS-B",
+        found = minimize(loss, np.concatenate([np.log(sharpness), offsets]), jac=True, method="L-BFGS-B",
                          bounds=[(-3, 5)] * parts + [(-5, 5)] * k)  # fmt: skip
     return np.exp(found.x[:parts]).tolist(), found.x[parts:]
 

@@ -7,12 +7,14 @@ weights) is done for each fold (`Features.fit_transform`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple, Self
 
 import numba as nb
 import numpy as np
 import scipy.sparse as sp
+from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 
 from model import tokens
@@ -125,11 +127,12 @@ def _gather(starts: NDArray[np.int64], hashes: tokens.Hashes, reach: int, tally:
 
 
 @nb.njit(cache=True, nogil=True)
-def _near_matrix(starts: NDArray[np.int64], hashes: tokens.Hashes, reach: int, slots: tokens.Hashes, often: int) -> tuple[
-    NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:  # fmt: skip
-    """How often each text has each near pair of the table, as a compressed sparse row matrix."""
+def _near_matrix(starts: NDArray[np.int64], hashes: tokens.Hashes, reach: int, slots: tokens.Hashes) -> tuple[
+    NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]:  # fmt: skip
+    """How often each text has each near pair of the table, as compressed sparse rows."""
     indptr = np.zeros(len(starts), np.int64)
-    indices, data = np.empty(often, np.int32), np.empty(often, np.float32)
+    most = (starts[-1] - starts[0]) * (reach - 1)
+    indices, data = np.empty(most, np.int32), np.empty(most, np.float32)
     n = 0
     for text in range(len(starts) - 1):
         first = n
@@ -149,7 +152,7 @@ def _near_matrix(starts: NDArray[np.int64], hashes: tokens.Hashes, reach: int, s
                 kept += 1
         n = kept
         indptr[text + 1] = n
-    return indptr, indices[:n].copy(), data[:n].copy()
+    return data[:n].copy(), indices[:n].copy(), indptr
 
 
 def _near_pairs(starts: NDArray[np.int64], hashes: tokens.Hashes, reach: int) -> tuple[tokens.Hashes, sp.csr_matrix]:
@@ -168,30 +171,125 @@ def _near_pairs(starts: NDArray[np.int64], hashes: tokens.Hashes, reach: int) ->
         found.append(pairs[times >= LEAST_NEAR])
     kept = np.sort(np.concatenate(found))
     table = Rows.build(kept, np.empty((len(kept), 0), np.float32), 0, reach)
-    indptr, indices, data = _near_matrix(starts, hashes, reach, table.slots, often)
-    return kept, sp.csr_matrix((data, indices, indptr), shape=(len(starts) - 1, len(kept)))
+    edges = np.linspace(0, len(starts) - 1, 1 + effective_n_jobs(-1)).astype(int)
+    texts = [starts[first : last + 1] for first, last in pairwise(edges)]
+    parts = Parallel(n_jobs=-1, backend="threading")(delayed(_near_matrix)(own, hashes, reach, table.slots) for own in texts)
+    return kept, sp.vstack([sp.csr_matrix(part, shape=(len(own) - 1, len(kept))) for own, part in zip(texts, parts, strict=True)], format="csr")
+
+
+class _Terms(NamedTuple):
+    """`TermCounts` as the compiled loops want it: for each text its words and how often it has each, for each word its subwords and how
+    often it has each, for each text its pairs. `subwords`: how many there are; a pair's feature is its column and so many more."""
+
+    words: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
+    cuts: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
+    pairs: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
+    subwords: int
 
 
 @nb.njit(cache=True, nogil=True)
-def _gain(indptr: NDArray[np.int32], documents: NDArray[np.int32], codes: NDArray[np.int64], shares: NDArray[np.float64], doubt: float) -> NDArray[
-    np.float64]:  # fmt: skip
-    """For each feature (a column of a compressed sparse column matrix) the divergence of its tickets' mix of labels from the usual
-    one, in nats."""
-    out = np.empty(len(indptr) - 1)
-    mix = np.empty(len(shares))
-    for feature in range(len(out)):
-        mix[:] = doubt * shares
+def _read(terms: _Terms, text: int, times: NDArray[np.float32], found: NDArray[np.int32]) -> int:
+    """Write to `found` the subwords of a text, each once, and add to `times` (subwords,) how often it has each; how many it has."""
+    (word_starts, words, word_times), (cut_starts, cuts, cut_times) = terms.words, terms.cuts
+    n = 0
+    for place in range(word_starts[text], word_starts[text + 1]):
+        word, often = words[place], word_times[place]
+        for cut in range(cut_starts[word], cut_starts[word + 1]):
+            feature = cuts[cut]
+            if times[feature] == 0:
+                found[n] = feature
+                n += 1
+            times[feature] += often * cut_times[cut]
+    return n
+
+
+@nb.njit(cache=True, nogil=True)
+def _frequencies(terms: _Terms, which: NDArray[np.int64], out: NDArray[np.int64]) -> None:
+    """Count in `out` (features,) how many of the texts numbered `which` have each feature."""
+    starts, pairs, _ = terms.pairs
+    times, found = np.zeros(terms.subwords, np.float32), np.empty(terms.subwords, np.int32)
+    for text in which:
+        for place in range(_read(terms, text, times, found)):
+            times[found[place]] = 0
+            out[found[place]] += 1
+        for place in range(starts[text], starts[text + 1]):
+            out[terms.subwords + pairs[place]] += 1
+
+
+@nb.njit(cache=True, nogil=True)
+def _mixes(terms: _Terms, which: NDArray[np.int64], codes: NDArray[np.int64], numbers: NDArray[np.int32], out: NDArray[np.int32]) -> None:
+    """Count in `out` (kept features, labels) how many of the texts numbered `which`, whose labels are `codes`, have each feature.
+    `numbers`: the row of each feature, -1 where it has none."""
+    starts, pairs, _ = terms.pairs
+    times, found = np.zeros(terms.subwords, np.float32), np.empty(terms.subwords, np.int32)
+    for i in range(len(which)):
+        text, code = which[i], codes[i]
+        if code < 0:
+            continue
+        for place in range(_read(terms, text, times, found)):
+            times[found[place]] = 0
+            if numbers[found[place]] >= 0:
+                out[numbers[found[place]], code] += 1
+        for place in range(starts[text], starts[text + 1]):
+            number = numbers[terms.subwords + pairs[place]]
+            if number >= 0:
+                out[number, code] += 1
+
+
+@nb.njit(cache=True, nogil=True)
+def _gain(mixes: NDArray[np.int32], shares: NDArray[np.float64], doubt: float) -> NDArray[np.float64]:
+    """For each feature, by how many tickets of each label have it, the divergence of its mix of labels from the usual one, in nats."""
+    out = np.zeros(len(mixes))
+    for feature in range(len(mixes)):
         total = doubt
-        for entry in range(indptr[feature], indptr[feature + 1]):
-            code = codes[documents[entry]]
-            if code >= 0:
-                mix[code] += 1
-                total += 1
-        out[feature] = 0
         for code in range(len(shares)):
-            if mix[code] > 0:
-                out[feature] += mix[code] / total * np.log(mix[code] / total / shares[code])
+            total += mixes[feature, code]
+        for code in range(len(shares)):
+            share = (mixes[feature, code] + doubt * shares[code]) / total
+            if share > 0:
+                out[feature] += share * np.log(share / shares[code])
     return out
+
+
+@nb.njit(cache=True, nogil=True)
+def _room(terms: _Terms, which: NDArray[np.int64]) -> int:
+    """The most entries that the rows of the texts numbered `which` can have."""
+    (word_starts, words, _), cut_starts, pair_starts = terms.words, terms.cuts[0], terms.pairs[0]
+    most = 0
+    for text in which:
+        most += pair_starts[text + 1] - pair_starts[text]
+        for place in range(word_starts[text], word_starts[text + 1]):
+            most += cut_starts[words[place] + 1] - cut_starts[words[place]]
+    return most
+
+
+@nb.njit(cache=True, nogil=True)
+def _weighted(terms: _Terms, which: NDArray[np.int64], numbers: NDArray[np.int32], scale: NDArray[np.float32], squares: NDArray[np.float32],
+              indptr: NDArray[np.int64], indices: NDArray[np.int32], data: NDArray[np.float32]) -> None:  # fmt: skip
+    """Write the compressed sparse rows of the texts numbered `which`. `squares` (words,): the squared length of each word."""
+    starts, pairs, pair_times = terms.pairs
+    word_starts, words, word_times = terms.words
+    times, found = np.zeros(terms.subwords, np.float32), np.empty(terms.subwords, np.int32)
+    n = 0
+    for i in range(len(which)):
+        text, first, squared = which[i], n, 0.0
+        for place in range(word_starts[text], word_starts[text + 1]):
+            squared += word_times[place] ** 2 * squares[words[place]]
+        for place in range(_read(terms, text, times, found)):
+            feature = found[place]
+            if numbers[feature] >= 0:
+                indices[n], data[n] = numbers[feature], times[feature] * scale[feature]
+                n += 1
+            times[feature] = 0
+        for place in range(starts[text], starts[text + 1]):
+            feature = terms.subwords + pairs[place]
+            if numbers[feature] >= 0:
+                indices[n], data[n] = numbers[feature], pair_times[place] * scale[feature]
+                squared += data[n] ** 2
+                n += 1
+        if squared > 0:
+            data[first:n] *= np.float32(1 / np.sqrt(squared))
+        indptr[i + 1] = n
 
 
 @dataclass(frozen=True)
@@ -239,10 +337,11 @@ class TermCounts:
             neighbours=len(neighbours),
         )
 
-    def neighbours_only(self) -> Self:
-        """The same without the words that are near each other."""
-        n = self.neighbours
-        return replace(self, pairs=self.pairs[:, :n], pair_hashes=self.pair_hashes[:n])
+    @property
+    def terms(self) -> _Terms:
+        """The same for the compiled loops."""
+        words, cuts, pairs = ((matrix.indptr, matrix.indices, matrix.data) for matrix in (self.words, self.cuts, self.pairs))
+        return _Terms(words, cuts, pairs, len(self.cut_hashes))
 
 
 def _count_matrix(row: NDArray[np.int64], column: NDArray[np.int64], shape: tuple[int, int]) -> sp.csr_matrix:
@@ -253,71 +352,77 @@ def _count_matrix(row: NDArray[np.int64], column: NDArray[np.int64], shape: tupl
 
 class Features:
     """Which features are kept, and their weights, learned from some of the texts of `counts`. The features are the subwords, then the
-    pairs."""
+    pairs. The columns of a matrix are those that are kept, the frequent ones first: what comes up often stands together, where the
+    processor's cache keeps it."""
 
     def __init__(self, counts: TermCounts, recipe: Recipe = PLAIN) -> None:
-        self.counts = counts if recipe.reach > 1 else counts.neighbours_only()
+        self.counts = counts
         self.recipe = recipe
 
     def fit_transform(self, which: NDArray[np.int64], labels: Sequence[NDArray[np.int64]] = ()) -> sp.csr_matrix:
-        """Learn from the texts numbered `which`; returns their matrix, float32 of shape (which, features).
+        """Learn from the texts numbered `which`; returns their matrix, float32 of shape (which, features kept).
 
         `labels`: for each target the codes of these texts' labels, (which,), -1 where there is none; a feature counts by what it
         tells of them (the mean over targets, of the logarithms).
         """
-        raw = self._raw(which)
         counts = self.counts
-        frequency = np.bincount(raw.indices, minlength=raw.shape[1])
         n_cuts, n_near = len(counts.cut_hashes), len(counts.pair_hashes) - counts.neighbours
+        first_near = n_cuts + counts.neighbours
+        frequency = np.zeros(first_near + n_near, np.int64)
+        _frequencies(counts.terms, which, frequency)
+        least = np.full(len(frequency), LEAST_DOCUMENTS)
+        least[first_near:] = LEAST_NEAR if self.recipe.reach > 1 else len(which) + 1
+        kept = self._number(np.flatnonzero(frequency >= least), frequency)
         weights = np.concatenate([counts.weights, np.ones(counts.neighbours), np.full(n_near, NEAR_WEIGHT)])
-        least = np.full(raw.shape[1], LEAST_DOCUMENTS)
-        least[n_cuts + counts.neighbours :] = LEAST_NEAR
-        scale = (np.log((1 + len(which)) / (1 + frequency)) + 1) * weights
+        scale = (np.log((1 + len(which)) / (1 + frequency[kept])) + 1) * weights[kept]
         if self.recipe.power and len(labels):
-            columns = raw.tocsc()
-            near = slice(n_cuts + counts.neighbours, None)
-            telling = np.zeros(n_near, bool)
+            near = np.flatnonzero(kept >= first_near)
+            telling = np.zeros(len(near), bool)
             for codes in labels:
-                shares = np.bincount(codes[codes >= 0]).astype(float)
-                shares /= max(1.0, shares.sum())
-                gain = _gain(columns.indptr, columns.indices, codes, shares, self.recipe.doubt)
-                scale *= np.maximum(gain, LEAST_GAIN) ** (self.recipe.power / len(labels))
-                telling |= _gain(columns.indptr[near.start :], columns.indices, codes, shares, DOUBTED) >= TELLING
-            scale[near][~telling] = 0
-        self.frequency_ = frequency
-        self.scale_ = np.where(frequency >= least, scale, 0).astype(np.float32)
-        return self._finish(raw, which)
+                tickets = np.bincount(codes[codes >= 0])
+                mixes = np.zeros((len(kept), len(tickets)), np.int32)
+                _mixes(counts.terms, which, codes, self.numbers_, mixes)
+                shares = tickets / max(1, tickets.sum())
+                scale *= np.maximum(_gain(mixes, shares, self.recipe.doubt), LEAST_GAIN) ** (self.recipe.power / len(labels))
+                telling |= _gain(mixes[near], shares, DOUBTED) >= TELLING
+            scale[near[~telling]] = 0
+            kept, scale = kept[scale != 0], scale[scale != 0]
+        self.kept_ = self._number(kept, frequency)
+        self.scale_ = scale.astype(np.float32)
+        return self.transform(which)
 
     def transform(self, which: NDArray[np.int64]) -> sp.csr_matrix:
-        """The matrix of the texts numbered `which`: float32 of shape (which, features), rows of about unit length."""
-        return self._finish(self._raw(which), which)
+        """The matrix of the texts numbered `which`: float32 of shape (which, features kept), rows of about unit length."""
+        terms = self.counts.terms
+        full = np.zeros(len(self.numbers_), np.float32)
+        full[self.kept_] = self.scale_
+        squares = self.counts.cuts @ full[: terms.subwords] ** 2
+        indptr, most = np.zeros(len(which) + 1, np.int64), _room(terms, which)
+        indices, data = np.empty(most, np.int32), np.empty(most, np.float32)  # memory that is not written to is not taken
+        _weighted(terms, which, self.numbers_, full, squares, indptr, indices, data)
+        return sp.csr_matrix((data[: indptr[-1]], indices[: indptr[-1]], indptr), shape=(len(which), len(self.kept_)))
+
+    @property
+    def hashes(self) -> tokens.Hashes:
+        """Of the features kept, in the order of the columns."""
+        return np.concatenate([self.counts.cut_hashes, self.counts.pair_hashes])[self.kept_]
 
     def rows(self, weights: NDArray[np.float32]) -> Rows:
-        """The table that serves, from the solver's `weights` (features, columns): the features kept, and ready sums for the
+        """The table that serves, from the solver's `weights` (features kept, columns): the features, and ready sums for the
         words seen `LEAST_DOCUMENTS` times."""
         counts = self.counts
         values = np.column_stack([weights * self.scale_[:, None], self.scale_**2]).astype(np.float32)
-        n_cuts = len(counts.cut_hashes)
-        # What comes up often stands together at the front, where the processor's cache keeps it.
-        common = np.argsort(-self.frequency_, kind="stable")
-        kept = common[self.scale_[common] != 0]
-        cuts, pairs = kept[kept < n_cuts], kept[kept >= n_cuts]
+        is_cut = self.kept_ < len(counts.cut_hashes)
+        cuts = counts.cuts[:, self.kept_[is_cut]]
         documents = np.bincount(counts.words.indices, minlength=len(counts.word_hashes))
         words = np.argsort(-documents, kind="stable")[: np.count_nonzero(documents >= LEAST_DOCUMENTS)]
-        hashes = np.concatenate([counts.word_hashes[words], counts.cut_hashes[cuts], counts.pair_hashes[pairs - n_cuts]])
-        table = np.concatenate([counts.cuts[words] @ values[:n_cuts], values[cuts], values[pairs]])
-        return Rows.build(hashes, table, len(cuts) + len(words), self.recipe.reach)
+        hashes = np.concatenate([counts.word_hashes[words], self.hashes[is_cut], self.hashes[~is_cut]])
+        table = np.concatenate([cuts[words] @ values[is_cut], values[is_cut], values[~is_cut]])
+        return Rows.build(hashes, table, len(words) + int(is_cut.sum()), self.recipe.reach)
 
-    def _raw(self, which: NDArray[np.int64]) -> sp.csr_matrix:
-        counts = self.counts
-        return sp.hstack([counts.words[which] @ counts.cuts, counts.pairs[which]], format="csr")
-
-    def _finish(self, raw: sp.csr_matrix, which: NDArray[np.int64]) -> sp.csr_matrix:
-        n_cuts = len(self.counts.cut_hashes)
-        words, pairs = self.counts.words[which], self.counts.pairs[which]
-        squares = self.scale_**2
-        squared = words.multiply(words) @ (self.counts.cuts @ squares[:n_cuts]) + pairs.multiply(pairs) @ squares[n_cuts:]
-        norm = np.divide(1, np.sqrt(squared), out=np.zeros_like(squared), where=squared > 0)
-        raw.data *= self.scale_[raw.indices] * np.repeat(norm.astype(np.float32), np.diff(raw.indptr))
-        raw.eliminate_zeros()
-        return raw
+    def _number(self, features: NDArray[np.int64], frequency: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`features`, the frequent ones first, and in `numbers_` where each of them stands."""
+        ordered = features[np.argsort(-frequency[features], kind="stable")]
+        self.numbers_ = np.full(len(frequency), -1, np.int32)
+        self.numbers_[ordered] = np.arange(len(ordered))
+        return ordered

@@ -18,6 +18,7 @@ from sklearn.metrics import f1_score
 
 from model.deep import Deep, KernelMachine
 from model.router import Router, Target
+from model.scoring import Rows
 from model.taxonomy import Taxonomy
 from training import calibrate, duplicates, languages, solver
 from training import deep as deep_path
@@ -32,7 +33,7 @@ from training.table import TicketTable
 # other and features that tell the labels apart; few tickets, or short ones, do without. See benchmarks/README.md.
 RECIPES = (Recipe(reach=1, power=0.2, doubt=20), Recipe(reach=12, power=0.2, doubt=20), Recipe(reach=12, power=0.3, doubt=80))
 COSTS = (0.25, 0.5, 1.0, 2.0)  # of a margin missed
-USUAL = 1.0  # the cost with which recipes are compared
+USUAL = 0.5  # the cost with which recipes are compared
 SEARCHED = 2  # folds, which the search over settings is held to
 BALANCE = 0.3  # how much more the rare labels count; chosen by cross-validation, see benchmarks/README.md
 PROMISE = 0.95  # precision of the answers that are acted on without a person, unless another one is asked for
@@ -40,7 +41,7 @@ RECALL = 0.97  # of a protected label, for the threshold of "possible"
 LEAST_SEARCHED = 2_000  # tickets, however short the budget
 LEAST_IN_LANGUAGE = 5  # tickets; a rarer language is not learned
 _Scores = dict[float, NDArray[np.float32]]  # by cost: (tickets, columns)
-_ENTRIES_A_SECOND = 5e6  # of the document matrix, one fold and one cost, on one slow core; for the budget
+_ENTRIES_A_SECOND = 9e6  # of the document matrix, one fold and one cost, on one slow core; for the budget
 
 
 @dataclass(frozen=True)
@@ -109,25 +110,28 @@ def fit(
     except ValueError as error:
         raise TrainingError(f"{len(table)} tickets, but {error}") from error
     seen = embedded() if callable(embedded) else embedded
-    recipe, cost, tried = _search(counts, heads, split, settings, progress)
-    scores = _cross_validate(counts, heads, split, recipe, (cost,), settings.seed, progress)[cost]
-    progress("learning from all tickets", 0, 1)
-    everything = np.arange(len(table))
-    features = Features(counts, recipe)
-    weights, bias = _solve(features.fit_transform(everything, _labels(heads, everything)), heads, everything, cost, settings.seed)
+    recipe, cost, tried, judged = _search(counts, heads, split, settings, progress)
+    near_duplicates = int(len(group) - len(np.unique(group)))
+    left = [fold for fold in split if not np.isfinite(judged[fold.held_out]).all()]
+    # How well it would seem to do if near-duplicates were not kept together.
+    apart = folds(strata, np.arange(len(table)), settings.seed)[:SEARCHED] if near_duplicates else []
+    work = [delayed(_learn)(counts, heads, recipe, cost, settings.seed)]
+    work += [delayed(_score)(counts, heads, fold, recipe, (cost,), settings.seed) for fold in left]
+    work += [delayed(_score)(counts, targets, fold, recipe, (cost,), settings.seed) for fold in apart]
+    (rows, bias), *scored = _in_parallel(work, "learning and cross-validating", progress)
+    scores = _together(left, [own[cost] for own in scored[: len(left)]], judged)
     progress("calibrating", 0, 1)
     calibrated = [_calibrate(head, scores, split, settings, taxonomy) for head in heads]
     spoken_head = calibrated[-1] if heads[-1].is_language else None
-    metrics: dict[str, Any] = {"tickets": len(table), "near_duplicates": int(len(group) - len(np.unique(group)))}
+    metrics: dict[str, Any] = {"tickets": len(table), "near_duplicates": near_duplicates}
     metrics["targets"] = {
         head.name: judge(target, probabilities, head.codes, spoken) for head, (target, probabilities) in zip(targets, calibrated, strict=False)
     }
     if spoken_head:
         guess = spoken_head[1].argmax(axis=1)
         metrics["language"] = share((guess == heads[-1].codes)[heads[-1].codes >= 0])
-    if metrics["near_duplicates"]:
-        apart = folds(strata, np.arange(len(table)), settings.seed)[:SEARCHED]
-        random = _cross_validate(counts, targets, apart, recipe, (cost,), settings.seed, progress)[cost]
+    if apart:
+        random = _together(apart, [own[cost] for own in scored[len(left) :]], np.full_like(scores, np.nan))
         which = np.concatenate([fold.held_out for fold in apart])
         metrics["random_split"] = {
             head.name: share((random[:, head.columns].argmax(axis=1) == head.codes)[which][head.codes[which] >= 0]) for head in targets
@@ -137,7 +141,7 @@ def fit(
         progress("learning the deep path", 0, 1)
         deep, metrics["deep"] = _learn_deep(seen, targets, scores, [p for _, p in calibrated[: len(targets)]], split, spoken, settings, taxonomy)
     router = Router(
-        rows=features.rows(weights),
+        rows=rows,
         bias=bias,
         targets=tuple(target for target, _ in calibrated[: len(targets)]),
         languages=spoken_head[0] if spoken_head else None,
@@ -188,8 +192,9 @@ def _labels(heads: list[_Head], which: NDArray[np.int64]) -> list[NDArray[np.int
 
 def _search(
     counts: TermCounts, heads: list[_Head], split: list[Fold], settings: Settings, progress: Progress
-) -> tuple[Recipe, float, list[dict[str, Any]]]:
-    """The recipe and the cost with the best macro-F1 on the first folds, and the figures of all that were tried.
+) -> tuple[Recipe, float, list[dict[str, Any]], NDArray[np.float32]]:
+    """The recipe and the cost with the best macro-F1 on the first folds, the figures of all that were tried, and every held-out ticket's scores
+    (tickets, columns) by the best, NaN where the search did not tell them.
 
     A table too large for the budget is searched on as many tickets as it allows. That depends on the table's size, not on the
     clock, so that the same input gives the same router.
@@ -202,73 +207,74 @@ def _search(
     kept[np.random.default_rng(settings.seed).permutation(tickets)[:most]] = True
     searched = [Fold(fold.train[kept[fold.train]], fold.held_out[kept[fold.held_out]]) for fold in split[:SEARCHED]]
     which = np.concatenate([fold.held_out for fold in searched])
+    unknown = np.full((tickets, heads[-1].columns.stop), np.nan, np.float32)
     tried: list[dict[str, Any]] = []
 
-    def judge_settings(recipe: Recipe, costs: tuple[float, ...], scored: Iterator[_Scores] | None = None) -> dict[float, float]:
-        stage = f"trying settings {len(tried) + 1} of {len(RECIPES) + len(COSTS) - 1}"
-        found = _cross_validate(counts, heads, searched, recipe, costs, settings.seed, progress, stage, scored)
-        figures = {cost: float(np.mean([_macro_f1(head, scores, which) for head in heads if not head.is_language])) for cost, scores in found.items()}
-        tried.extend(asdict(recipe) | {"cost": cost, "macro_f1": round(figure, 4)} for cost, figure in figures.items())
-        return figures
+    def judge_settings(recipe: Recipe, cost: float, scored: list[_Scores]) -> tuple[float, NDArray[np.float32]]:
+        scores = _together(searched, [own[cost] for own in scored], unknown)
+        figure = float(np.mean([_macro_f1(head, scores, which) for head in heads if not head.is_language]))
+        tried.append(asdict(recipe) | {"cost": cost, "macro_f1": round(figure, 4)})
+        return figure, scores
 
     # All recipes on all folds are one run of the parallel work: a cluster has a use for more workers than there are folds.
-    at_once = _scores(counts, heads, searched, [(recipe, (USUAL,)) for recipe in RECIPES], settings.seed)
-    by_recipe = [judge_settings(recipe, (USUAL,), at_once) for recipe in RECIPES]
-    best = max(range(len(RECIPES)), key=lambda i: (by_recipe[i][USUAL], -i))  # the simpler one where they are alike
-    by_cost = by_recipe[best] | judge_settings(RECIPES[best], tuple(cost for cost in COSTS if cost != USUAL))
-    return RECIPES[best], max(COSTS, key=lambda cost: (by_cost[cost], -cost)), tried
+    work = [delayed(_score)(counts, heads, fold, recipe, (USUAL,), settings.seed) for recipe in RECIPES for fold in searched]
+    scored = _in_parallel(work, "trying recipes", progress)
+    by_recipe = [judge_settings(recipe, USUAL, scored[i * SEARCHED : (i + 1) * SEARCHED]) for i, recipe in enumerate(RECIPES)]
+    best = max(range(len(RECIPES)), key=lambda i: (by_recipe[i][0], -i))  # the simpler one where they are alike
+    recipe, others = RECIPES[best], tuple(cost for cost in COSTS if cost != USUAL)
+    scored = _in_parallel([delayed(_score)(counts, heads, fold, recipe, others, settings.seed) for fold in searched], "trying costs", progress)
+    by_cost = {USUAL: by_recipe[best]} | {cost: judge_settings(recipe, cost, scored) for cost in others}
+    cost = max(COSTS, key=lambda cost: (by_cost[cost][0], -cost))
+    return recipe, cost, tried, by_cost[cost][1] if kept.all() else unknown
 
 
-def _cross_validate(
-    counts: TermCounts, heads: list[_Head], split: list[Fold], recipe: Recipe, costs: tuple[float, ...], seed: int, progress: Progress,
-    stage: str = "cross-validating", scored: Iterator[_Scores] | None = None,
-) -> _Scores:  # fmt: skip
-    """For each cost, every held-out ticket's scores by classifiers that did not see it: float32 (tickets, columns), 0 for tickets in no
-    fold. `scored`: where they come from, fold by fold, when they are computed together with others."""
-    out = {cost: np.zeros((counts.words.shape[0], heads[-1].columns.stop), np.float32) for cost in costs}
+def _in_parallel(work: list[Any], stage: str, progress: Progress) -> list[Any]:
+    """What the tasks of `work` give, in their order; they are done in parallel, where `training.backend` says."""
+    done = []
+    progress(stage, 0, len(work))
+    for result in Parallel(n_jobs=-1, prefer="threads", return_as="generator")(work):
+        done.append(result)
+        progress(stage, len(done), len(work))
+    return done
 
-    scored = scored or _scores(counts, heads, split, [(recipe, costs)], seed)
-    progress(stage, 0, len(split))
-    for number, fold in enumerate(split, 1):
-        scores = next(scored)
-        for cost in costs:
-            out[cost][fold.held_out] = scores[cost]
-        progress(stage, number, len(split))
+
+def _together(split: list[Fold], scored: list[NDArray[np.float32]], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scores of all tickets (tickets, columns): of those held out by a fold what was `scored` for it, of the rest those of `others`."""
+    out = others.copy()
+    for fold, own in zip(split, scored, strict=True):
+        out[fold.held_out, : own.shape[1]] = own
     return out
 
 
-def _scores(counts: TermCounts, heads: list[_Head], split: list[Fold], tries: list[tuple[Recipe, tuple[float, ...]]], seed: int) -> Iterator[_Scores]:
-    """For each recipe with its costs, and each fold, the scores of the held-out tickets by cost: in this order, computed in parallel, where
-    `training.backend` says."""
-    work = [delayed(_score)(counts, heads, fold, recipe, costs, seed) for recipe, costs in tries for fold in split]
-    found = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(work)
-    for number, scores in enumerate(found, 1):
-        if number == len(work):
-            next(found, None)  # joblib aborts what was not read to its end, which kills its processes
-        yield scores
-
-
 def _score(counts: TermCounts, heads: list[_Head], fold: Fold, recipe: Recipe, costs: tuple[float, ...], seed: int) -> _Scores:
+    """The scores of the tickets that the fold holds out, (tickets, columns), for each cost: by classifiers that did not see them."""
     features = Features(counts, recipe)
     matrix = features.fit_transform(fold.train, _labels(heads, fold.train))
     unseen = features.transform(fold.held_out)
-    scores = {}
-    for cost in costs:
-        weights, bias = _solve(matrix, heads, fold.train, cost, seed)
-        scores[cost] = unseen @ weights + bias
-    return scores
+    learned = _solve(matrix, heads, fold.train, costs, seed)
+    return {cost: unseen @ weights + bias for cost, (weights, bias) in zip(costs, learned, strict=True)}
 
 
-def _solve(matrix: Any, heads: list[_Head], which: NDArray[np.int64], cost: float, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The classifiers of all heads at once, from the tickets numbered `which`."""
+def _learn(counts: TermCounts, heads: list[_Head], recipe: Recipe, cost: float, seed: int) -> tuple[Rows, NDArray[np.float32]]:
+    """What serves: the rows and the bias that all tickets teach."""
+    everything = np.arange(counts.words.shape[0])
+    features = Features(counts, recipe)
+    ((weights, bias),) = _solve(features.fit_transform(everything, _labels(heads, everything)), heads, everything, (cost,), seed)
+    return features.rows(weights), bias
+
+
+def _solve(
+    matrix: Any, heads: list[_Head], which: NDArray[np.int64], costs: tuple[float, ...], seed: int
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """The classifiers of all heads at once, from the tickets numbered `which`, for each cost."""
     signs, weights = [], []
     for head in heads:
         codes = head.codes[which]
         sign = np.where(codes[:, None] == np.arange(len(head.labels)), 1, -1)
         signs.append(np.where(codes[:, None] >= 0, sign, 0).astype(np.int8))
-        weight = solver.label_costs(codes, len(head.labels), cost, BALANCE)
+        weight = solver.label_costs(codes, len(head.labels), 1.0, BALANCE)
         weights.append(np.repeat(weight[:, None], len(head.labels), axis=1))
-    return solver.solve(matrix, np.concatenate(signs, axis=1), np.concatenate(weights, axis=1), seed)
+    return solver.path(matrix, np.concatenate(signs, axis=1), np.concatenate(weights, axis=1), costs, seed)
 
 
 def _macro_f1(head: _Head, scores: NDArray[np.float32], which: NDArray[np.int64]) -> float:
@@ -289,7 +295,7 @@ def _calibrate(
     target = Target(head.name, head.labels, head.first, sharpness, tuple(offsets.tolist()), promise, None)
     probabilities = np.zeros(own.shape)
     for fold in split:
-        a, b = calibrate.fit(own[fold.train], head.codes[fold.train])
+        a, b = calibrate.fit(own[fold.train], head.codes[fold.train], (sharpness, offsets))
         alone = replace(target, first=0, sharpness=a, offsets=tuple(b.tolist()))
         probabilities[fold.held_out] = alone.probabilities(own[fold.held_out])
     has = head.codes >= 0

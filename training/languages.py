@@ -13,6 +13,7 @@ from training import solver
 from training.features import Features, TermCounts
 
 SAMPLE = 2_000
+FIRST = 400  # of the sample, which is all that is read where they show one language and nothing near a second
 SURE = 0.9
 LEAST_SHARE = 0.02  # of the sample; a language seen less often is a misreading, or too rare to learn
 
@@ -25,9 +26,14 @@ def fill(texts: list[str], known: list[str], counts: TermCounts, seed: int) -> l
     missing = [i for i, code in enumerate(known) if not code]
     if not missing:
         return known
-    sample = sorted(np.random.default_rng(seed).permutation(missing)[:SAMPLE].tolist())
-    told = {i: code for i in sample for code, sure in [detect(texts[i])] if sure >= SURE}
-    common = {code for code, n in Counter(told.values()).items() if n >= max(2, LEAST_SHARE * len(sample))}
+    sample = np.random.default_rng(seed).permutation(missing)[:SAMPLE].tolist()
+    told: dict[int, str] = {}
+    for first, last in ((0, FIRST), (FIRST, SAMPLE)):
+        told |= {i: code for i in sample[first:last] for code, sure in [detect(texts[i])] if sure >= SURE}
+        seen, least = Counter(told.values()), LEAST_SHARE * min(last, len(sample))
+        if sum(n >= least / 2 for n in seen.values()) == 1:
+            break
+    common = {code for code, n in seen.items() if n >= max(2, least)}
     told = {i: code for i, code in told.items() if code in common}
     teachers = {i: code for i, code in enumerate(known) if code} | told
     names = sorted(set(teachers.values()))

@@ -198,7 +198,7 @@ def test_the_features_are_the_plain_ones(
     plain: tuple[sp.csr_matrix, NDArray[np.bool_]], texts: list[str], recipe: Recipe, features: Features
 ) -> None:
     ours, matrix, near = features.transform(np.arange(len(texts))), plain[0][: len(texts)], plain[1]
-    kept_near = features.scale_[len(features.counts.cut_hashes) + features.counts.neighbours :] != 0
+    kept_near = np.isin(features.hashes, features.counts.pair_hashes[features.counts.neighbours :])
     assert near.sum() == kept_near.sum() >= RECIPES[recipe]
     matrix.eliminate_zeros()
     assert np.diff(ours.indptr).tolist() == np.diff(matrix.indptr).tolist()
@@ -234,11 +234,8 @@ def test_the_trained_router_scores_as_its_matrix_does(table: TicketTable, traine
     labels = [table.codes(target.name, target.labels) for target in router.targets]
     matrix = features.fit_transform(np.arange(len(table)), labels)
     # Its weights are not kept, but the rows of the features are, each the weights times the feature's scale.
-    kept = np.flatnonzero(features.scale_)
     rows = router.rows
-    weights = np.zeros((len(features.scale_), len(router.bias)), np.float32)
-    hashes = np.concatenate([features.counts.cut_hashes, features.counts.pair_hashes])[kept]
-    weights[kept] = rows.values[[scoring.find(rows.slots, hash_) for hash_ in hashes], :-1] / features.scale_[kept, None]
+    weights = rows.values[[scoring.find(rows.slots, hash_) for hash_ in features.hashes], :-1] / features.scale_[:, None]
     np.testing.assert_allclose(router.answer(table.texts).scores, matrix @ weights + router.bias, atol=1e-4)
 
 

@@ -340,10 +340,17 @@ def test_the_figures_of_the_deep_path(small: TicketTable, deepened: Trained) -> 
     assert all(figures["cascade"][name]["n"] == figures["foreign"][name]["n"] == len(small) for name in names)
 
 
-def test_an_error_that_costs_less_than_the_question_is_never_worth_one(small: TicketTable, deepened: Trained, taxonomy: Taxonomy) -> None:
-    cheap = fit(small, Settings(error_seconds=SECONDS / 2), taxonomy, embedded=embedded(small, taxonomy))
-    assert cheap.metrics["deep"]["asked"]["share"] == 0
-    assert deepened.metrics["deep"]["asked"]["share"] > 0
+def test_an_encoder_that_knows_is_asked_but_where_an_error_costs_less_than_the_question(small: TicketTable, taxonomy: Taxonomy) -> None:
+    names = {name: small.label_names(name) for name in small.labels}
+    knows = np.concatenate([np.eye(len(own), dtype=np.float32)[small.codes(name, own)] for name, own in names.items()], axis=1)
+    every = np.eye(knows.shape[1], dtype=np.float32)
+    first = dict(zip(names, np.cumsum([0, *map(len, names.values())]), strict=False))
+    meant = {name: every[first[name] : first[name] + len(own)] for name, own in names.items()}
+    knowing = Embedded("fake", knows[0], knows / np.linalg.norm(knows, axis=1, keepdims=True), meant)
+    for seconds, asked in ((SECONDS / 2, 0.0), (60.0, 0.1)):
+        figures = fit(small, Settings(error_seconds=seconds), taxonomy, embedded=knowing).metrics["deep"]
+        assert figures["asked"]["share"] > asked if asked else figures["asked"]["share"] == 0
+        assert figures["targets"]["department"]["accuracy"]["share"] > 0.99
 
 
 def test_few_languages_are_judged_as_the_others(small: TicketTable, taxonomy: Taxonomy) -> None:

@@ -122,8 +122,7 @@ def learned(texts: list[str], recipe: Recipe, labels: Sequence[NDArray[np.int64]
 
 def scales(features: Features) -> dict[int, float]:
     """The features that are kept, by hash, and their weights."""
-    hashes = np.concatenate([features.counts.cut_hashes, features.counts.pair_hashes])
-    return {h: s for h, s in zip(hashes.tolist(), features.scale_.tolist(), strict=True) if s}
+    return dict(zip(features.hashes.tolist(), features.scale_.tolist(), strict=True))
 
 
 def near(one: str, other: str) -> int:
@@ -204,15 +203,25 @@ def test_words_and_pairs_are_counted_as_often_as_they_come_up() -> None:
 
 
 def test_neighbours_come_before_words_near_each_other_and_stay_without_them() -> None:
-    counts = TermCounts.of(["down again up", "up once down", "down up"] * 3, reach=2)
+    texts = ["down again up", "up once down", "down up"] * 3
+    counts = TermCounts.of(texts, reach=2)
     down, again, once, up = tokens.words("down again once up").hashes
     beside = [(down, again), (again, up), (up, once), (once, down), (down, up)]
     assert set(counts.pair_hashes[: counts.neighbours].tolist()) == {int(tokens.pair_hash(*pair, 1)) for pair in beside}
     assert counts.pair_hashes[counts.neighbours :].tolist() == [near("up", "down")]
     assert counts.pairs[:, counts.neighbours].toarray()[:, 0].tolist() == [1, 1, 0] * 3
-    without, plain = counts.neighbours_only(), TermCounts.of(["down again up", "up once down", "down up"] * 3)
-    assert without.pair_hashes.tolist() == plain.pair_hashes.tolist()
-    assert (without.pairs != plain.pairs).nnz == 0
+    without, plain = Features(counts, PLAIN), Features(TermCounts.of(texts), PLAIN)
+    assert (without.fit_transform(np.arange(9)) != plain.fit_transform(np.arange(9))).nnz == 0
+    assert without.hashes.tolist() == plain.hashes.tolist()
+
+
+def test_frequent_features_come_first() -> None:
+    features = learned(MANY, RECIPES[-1], (KINDS, TEAMS))
+    matrix = features.transform(np.arange(len(MANY)))
+    frequency = np.bincount(matrix.indices, minlength=matrix.shape[1])
+    assert matrix.shape[1] == len(features.hashes) == len(features.scale_)
+    assert (np.diff(frequency) <= 0).all()
+    assert frequency.min() >= LEAST_DOCUMENTS
 
 
 def test_a_feature_of_one_ticket_is_not_kept() -> None:

@@ -126,12 +126,12 @@ def test_near_duplicates_never_stand_on_both_sides(taxonomy: Taxonomy) -> None:
     can only guess."""
     rng = random.Random(0)
     texts, kinds = [], []
-    for _ in range(60):
+    for _ in range(150):
         base, kind = " ".join(f"word{rng.randrange(10**6)}x" for _ in range(15)), rng.choice(["advisory", "incident"])
         texts += [base, f"{base} once more", f"{base} please"]
         kinds += [kind] * 3
     metrics = fit(made(texts, {"kind": kinds}), Settings(), taxonomy).metrics
-    assert metrics["near_duplicates"] == 120
+    assert metrics["near_duplicates"] == 300
     assert metrics["random_split"]["kind"]["share"] > 0.95
     assert metrics["targets"]["kind"]["accuracy"]["share"] < 0.65
 
@@ -279,57 +279,56 @@ def test_words_near_each_other_are_counted_as_far_as_the_farthest_recipe_looks()
 
 
 @pytest.fixture
-def searched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
-    """What is cross-validated: the stage, the number of folds, and of tickets that are held out."""
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, tuple[float, ...], int]]:
+    """What is cross-validated: the recipe, the costs, and how many tickets are held out."""
     seen = []
-    real = fit_module._cross_validate
+    real = fit_module._score
 
-    def cross_validate(
-        counts: Any, heads: Any, split: Any, recipe: Any, costs: Any, seed: Any, progress: Any, stage: str = "cross-validating", *scored: Any
-    ) -> Any:
-        seen.append((stage, len(split), sum(len(fold.held_out) for fold in split)))
-        assert all(np.intersect1d(fold.train, fold.held_out).size == 0 for fold in split)
-        return real(counts, heads, split, recipe, costs, seed, progress, stage, *scored)
+    def score(counts: Any, heads: Any, fold: Fold, recipe: Recipe, costs: tuple[float, ...], seed: int) -> Any:
+        seen.append((recipe, costs, len(fold.held_out)))
+        assert np.intersect1d(fold.train, fold.held_out).size == 0
+        return real(counts, heads, fold, recipe, costs, seed)
 
-    monkeypatch.setattr(fit_module, "_cross_validate", cross_validate)
+    monkeypatch.setattr(fit_module, "_score", score)
     return seen
 
 
-def tickets_searched(searched: list[tuple[str, int, int]]) -> int:
+def tickets_searched(scored: list[tuple[Recipe, tuple[float, ...], int]]) -> int:
     """How many tickets of the two folds the search judged settings by."""
-    (tickets,) = {n for stage, folds, n in searched if stage.startswith("trying settings") and folds == SEARCHED}
+    (tickets,) = {sum(n for own, costs, n in scored if (own, costs) == (recipe, (USUAL,))) for recipe in RECIPES}
+    (by_cost,) = {sum(n for _, costs, n in scored if len(costs) > 1)}
+    assert by_cost == tickets
+    assert len([None for _, costs, _ in scored if len(costs) > 1]) == SEARCHED
     return tickets
 
 
 def test_a_short_budget_searches_fewer_tickets_and_judges_all(
-    small: TicketTable, plain: Trained, taxonomy: Taxonomy, searched: list[tuple[str, int, int]], monkeypatch: pytest.MonkeyPatch
+    small: TicketTable, plain: Trained, taxonomy: Taxonomy, scored: list[tuple[Recipe, tuple[float, ...], int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit_module, "LEAST_SEARCHED", 300)
     found = {}
-    for budget in (1e-9, 0.8, 60.0):
-        searched.clear()
+    for budget in (1e-9, 0.45, 60.0):
+        scored.clear()
         trained = fit(small, Settings(budget=budget), taxonomy)
-        found[budget] = tickets_searched(searched)
-        assert len([stage for stage, _, _ in searched if stage.startswith("trying settings")]) == len(RECIPES) + 1
-        assert ("cross-validating", 5, len(small)) in searched
+        found[budget] = tickets_searched(scored)
         assert len(trained.chosen["tried"]) == len(RECIPES) + len(COSTS) - 1
         assert trained.metrics["targets"]["kind"]["n"] == len(small)
         assert trained.metrics["targets"]["kind"]["accuracy"]["share"] > 0.7
         assert trained.router.answer(small.texts[:3]).scores.shape == (3, len(trained.router.bias))
     assert found[1e-9] == pytest.approx(300 * 2 / 5, rel=0.2)
-    assert found[1e-9] < found[0.8] < found[60.0] == pytest.approx(len(small) * 2 / 5, rel=0.1)
-    searched.clear()
+    assert found[1e-9] < found[0.45] < found[60.0] == pytest.approx(len(small) * 2 / 5, rel=0.1)
+    scored.clear()
     again = fit(small, Settings(budget=1e-9), taxonomy)
-    assert tickets_searched(searched) == found[1e-9]
+    assert tickets_searched(scored) == found[1e-9]
     assert again.chosen == fit(small, Settings(budget=1e-9), taxonomy).chosen
     assert fit(small, Settings(budget=1e9), taxonomy).chosen == plain.chosen
 
 
 def test_few_tickets_are_all_searched_however_short_the_budget(
-    small: TicketTable, plain: Trained, taxonomy: Taxonomy, searched: list[tuple[str, int, int]]
+    small: TicketTable, plain: Trained, taxonomy: Taxonomy, scored: list[tuple[Recipe, tuple[float, ...], int]]
 ) -> None:
     trained = fit(small, Settings(budget=1e-9), taxonomy)
-    assert tickets_searched(searched) == pytest.approx(len(small) * 2 / 5, rel=0.1)
+    assert tickets_searched(scored) == pytest.approx(len(small) * 2 / 5, rel=0.1)
     assert trained.chosen == plain.chosen
 
 
@@ -348,24 +347,20 @@ def test_the_scores_of_held_out_tickets_do_not_hang_on_their_labels_or_on_each_o
         other[i] = f"{other[i]} and quite another end"
 
     def scores(texts: list[str], heads: Any) -> Any:
-        counts = TermCounts.of(texts, recipe.reach)
-        return fit_module._cross_validate(counts, heads, [fold], recipe, (1.0,), 0, lambda *_: None)[1.0]
+        return fit_module._score(TermCounts.of(texts, recipe.reach), heads, fold, recipe, (1.0,), 0)[1.0]
 
     right = scores(small.texts, heads)
-    assert np.abs(right[held_out]).max(axis=1).min() > 0
-    assert not right[fold.train].any()
+    assert np.abs(right).max(axis=1).min() > 0
     assert np.array_equal(right, scores(small.texts, wrong))
     # The features stand in another order now, which the solver's sums follow.
-    np.testing.assert_allclose(scores(other, heads)[held_out[0]], right[held_out[0]], atol=0.02)
+    np.testing.assert_allclose(scores(other, heads)[0], right[0], atol=0.02)
 
 
 def test_progress_is_told_from_beginning_to_end(small: TicketTable, taxonomy: Taxonomy) -> None:
     told: list[tuple[str, int, int]] = []
     fit(small, Settings(), taxonomy, lambda stage, done, of: told.append((stage, done, of)))
     assert told[0][0] == "reading the words"
-    assert [(done, of) for stage, done, of in told if stage == "cross-validating"] == [(i, 5) for i in range(6)]
-    tried = list(dict.fromkeys(stage for stage, _, _ in told if stage.startswith("trying settings")))
-    assert tried == [f"trying settings {i + 1} of {len(RECIPES) + len(COSTS) - 1}" for i in range(len(RECIPES) + 1)]
-    for stage in tried:
-        assert [(done, of) for named, done, of in told if named == stage] == [(i, SEARCHED) for i in range(SEARCHED + 1)]
+    # Two of the five folds were scored in the search; the fourth task learns from all tickets.
+    for stage, tasks in {"trying recipes": len(RECIPES) * SEARCHED, "trying costs": SEARCHED, "learning and cross-validating": 4}.items():
+        assert [(done, of) for named, done, of in told if named == stage] == [(i, tasks) for i in range(tasks + 1)]
     assert told[-1] == ("done", 1, 1)

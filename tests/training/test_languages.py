@@ -60,6 +60,24 @@ def test_only_a_seeded_sample_is_read_and_teaches_the_rest(some: tuple[list[str]
     assert read[140:] != first
 
 
+@pytest.mark.parametrize(("foreign", "read"), [(0, 20), (1, 20), (2, 60), (15, 60)])
+def test_the_sample_is_read_to_its_end_where_a_second_language_shows(foreign: int, read: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first 20 texts so many are Dutch, or are taken for it; a second language would be one of 4 in the sample of 60."""
+    asked: list[str] = []
+
+    def detect(text: str) -> tuple[str, float]:
+        asked.append(text)
+        return "nl" if len(asked) <= foreign else "de", 1.0
+
+    monkeypatch.setattr(languages, "FIRST", 20)
+    monkeypatch.setattr(languages, "SAMPLE", 60)
+    monkeypatch.setattr(languages, "LEAST_SHARE", 0.2)
+    monkeypatch.setattr(languages, "detect", detect)
+    texts = [f"text number{i}" for i in range(90)]
+    assert set(languages.fill(texts, [""] * 90, TermCounts.of(texts), seed=0)) == ({"nl", "de"} if foreign == 15 else {"de"})
+    assert len(asked) == read
+
+
 def test_a_stray_reading_is_no_language_of_the_table(some: tuple[list[str], list[str], TermCounts], monkeypatch: pytest.MonkeyPatch) -> None:
     texts, true, counts = some
     strays = {texts[3]: ("so", 0.99), texts[4]: ("af", 0.99), texts[5]: ("fr", languages.SURE - 0.01)}

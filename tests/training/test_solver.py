@@ -52,6 +52,18 @@ def test_the_solution_is_liblinears(tickets_matrix: tuple[sp.csr_matrix, NDArray
     assert clear > 0.9 * sign.size
 
 
+def test_on_a_path_of_costs_each_solution_is_the_one_found_alone(tickets_matrix: tuple[sp.csr_matrix, NDArray[np.int8]]) -> None:
+    matrix, sign = tickets_matrix
+    costs = np.full(sign.shape, 2, np.float32)
+    times = (0.25, 1.0, 0.5)
+    for time, (weights, bias) in zip(times, solver.path(matrix, sign, costs, times, seed=0), strict=True):
+        best = reference(matrix, sign[:, 0], time * costs[:, 0])
+        least = objective(matrix, sign[:, 0], time * costs[:, 0], best.coef_[0], best.intercept_[0])
+        assert objective(matrix, sign[:, 0], time * costs[:, 0], weights[:, 0], float(bias[0])) <= least * 1.01
+        alone, _ = solver.solve(matrix, sign, time * costs, seed=0)
+        np.testing.assert_allclose(weights, alone, atol=0.02)
+
+
 def test_each_ticket_may_cost_differently() -> None:
     rng = np.random.default_rng(0)
     matrix = sp.csr_matrix(rng.standard_normal((120, 10)) / 3, dtype=np.float32)
