@@ -5,6 +5,7 @@ learned. langdetect (1 to 2 ms a text, 55 languages) is for the rest: the langua
 ticket in a language that the router never saw.
 """
 
+import re
 from functools import cache, lru_cache
 
 import langcodes
@@ -16,6 +17,20 @@ _LONGEST_TAG = 35  # RFC 5646, section 4.4.1
 _SAME = {"no": "nb"}  # Norwegian: langdetect says the one, the taxonomy the other
 _TRIALS = 3  # that it takes the mean of; with its own 7 it is as often right, and takes two to four times as long (benchmarks/README.md)
 _READ = 1000  # characters; more tells langdetect nothing new and costs time
+# Scripts that langdetect knows one language of: where a text is written in one, it need not be asked.
+_ALONE = {
+    "bn": re.compile(r"[\u0980-\u09ff]"),
+    "el": re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]"),
+    "gu": re.compile(r"[\u0a80-\u0aff]"),
+    "he": re.compile(r"[\u0590-\u05ff]"),
+    "kn": re.compile(r"[\u0c80-\u0cff]"),
+    "ko": re.compile(r"[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]"),
+    "ml": re.compile(r"[\u0d00-\u0d7f]"),
+    "pa": re.compile(r"[\u0a00-\u0a7f]"),
+    "ta": re.compile(r"[\u0b80-\u0bff]"),
+    "te": re.compile(r"[\u0c00-\u0c7f]"),
+    "th": re.compile(r"[\u0e00-\u0e7f]"),
+}
 
 
 @lru_cache(maxsize=4096)
@@ -53,3 +68,10 @@ def detect(text: str) -> tuple[str, float]:
     except (langdetect.LangDetectException, IndexError):
         return UNKNOWN, 0.0
     return normalise(best.lang) or UNKNOWN, float(best.prob)
+
+
+def alone_in_its_script(text: str, code: str) -> bool:
+    """Whether `text` is in the script of the language `code`, and langdetect could only give that one: two letters in three are of a script
+    that no other language of its has."""
+    own = _ALONE.get(code)
+    return own is not None and 3 * len(own.findall(text[:_READ])) > 2 * sum(map(str.isalpha, text[:_READ]))

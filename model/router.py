@@ -115,23 +115,31 @@ class Router:
         scores, words, known = found.scores
         probabilities = {target.name: found.probabilities[:, target.columns] for target in self.targets}
         top = {target.name: found.top[:, head] for head, target in enumerate(self.targets)}
-        familiar = ((known >= self.least_known * words) & (words > 0)).tolist()
+        familiar = (known >= self.least_known * words) & (words > 0)
         if self.languages is not None:
-            codes = found.top[:, -1, 0].tolist()
-            first, p = self.languages.first, found.probabilities
-            guesses = [(self.languages.labels[code], float(p[i, first + code])) for i, code in enumerate(codes)]
+            best = found.top[:, -1, 0]
+            sure = found.probabilities[np.arange(len(texts)), self.languages.first + best].astype(float)
+            guesses = [self.languages.labels[code] for code in best.tolist()]
+            # A head that never saw the words may be sure all the same.
+            believed = (sure >= SURE_OF_LANGUAGE) & familiar
         else:
             # One language only: what speaks for it is that its words are known.
-            share = known / np.maximum(words, 1)
-            guesses = [(self.only_language or language.UNKNOWN, p) for p in share.tolist()]
-        spoken = [self._language(text, told[i] if told else None, guesses[i], familiar[i]) for i, text in enumerate(texts)]
+            sure = known / np.maximum(words, 1)
+            guesses = [self.only_language or language.UNKNOWN] * len(texts)
+            believed = sure >= np.where(np.array([len(text) >= SHORT for text in texts], bool), SURE_OF_LANGUAGE, SURE_OF_LANGUAGE / 2)
+        spoken = list(zip(guesses, sure.round(4).tolist(), strict=True))
+        for i, code in enumerate(told or []):
+            if code:
+                spoken[i], believed[i] = (code, 1.0), True
+        for i in np.flatnonzero(~believed).tolist():
+            spoken[i] = _language(texts[i], guesses[i])
         pulled: list[list[list[list[float]]]] = [[] for _ in texts]
         if explain:
             pulled = [
                 [phrases[:n] for phrases, n in zip(by_target, counts, strict=True)]
                 for by_target, counts in zip(found.phrases.tolist(), found.found.tolist(), strict=True)
             ]
-        fast = Answers("fast", [self.targets] * len(texts), probabilities, top, pulled, spoken, familiar, [False] * len(texts), scores)
+        fast = Answers("fast", [self.targets] * len(texts), probabilities, top, pulled, spoken, familiar.tolist(), [False] * len(texts), scores)
         if self.deep is None:
             return fast
         if embeddings is None:
@@ -194,15 +202,10 @@ class Router:
             np.array([offset for head in heads for offset in head.offsets], np.float32),
         )
 
-    def _language(self, text: str, told: str | None, guess: tuple[str, float], familiar: bool) -> tuple[str, float]:
-        if told:
-            return told, 1.0
-        if not text:
-            return language.UNKNOWN, 0.0
-        # A head that never saw the words may be sure all the same; where there is none, the guess itself is the share of known words.
-        if self.languages is None:
-            believed = guess[1] >= (SURE_OF_LANGUAGE if len(text) >= SHORT else SURE_OF_LANGUAGE / 2)
-        else:
-            believed = guess[1] >= SURE_OF_LANGUAGE and familiar
-        code, sure = guess if believed else language.detect(text)
-        return code, round(sure, 4)
+
+def _language(text: str, guess: str) -> tuple[str, float]:
+    """The language of a text that the router is not sure of: its guess where no other is written like that, else what langdetect says."""
+    if not text:
+        return language.UNKNOWN, 0.0
+    code, sure = (guess, 1.0) if language.alone_in_its_script(text, guess) else language.detect(text)
+    return code, round(sure, 4)

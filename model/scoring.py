@@ -137,8 +137,8 @@ def phrases(text: str, rows: Rows, columns: list[int], longest: int) -> list[lis
 
 class _Room(NamedTuple):
     """Where one text after another is taken apart. Each word: where it stands (`begins`, `ends`), its hash (`words`), its row (`rows`, -1
-    where it has none). `likely`: the hashes of pairs that may have a row. `found`: the rows of words and pairs, one for each time they
-    come up, and `more`, how many times their squared length each adds. `seen` and `counts`: how often each word or row has come up
+    where it has none). `likely`: the hashes of pairs that may have a row. `found`: the rows of words, pairs and the subwords of words without
+    a row, one for each time they come up, and `more`, how many times their squared length each adds. `seen` and `counts`: how often each word or row has come up
     in the text, by open addressing; `cuts`: the subwords of one word."""
 
     begins: NDArray[np.int32]
@@ -166,9 +166,10 @@ def _slots(words: int, table: _Table) -> int:
 def _room(longest: int, table: _Table) -> _Room:
     """Room for texts of up to `longest` characters."""
     slots = _slots(longest, table)
+    most = longest * (table.reach + 5)  # a word, its pairs, and four subwords a character where each is in two words
     return _Room(
         np.empty(longest, np.int32), np.empty(longest, np.int32), np.empty(longest, np.uint64), np.empty(longest, np.int32),
-        np.empty(longest, np.uint64), np.empty(longest * (table.reach + 1), np.uint32), np.empty(longest * (table.reach + 1), np.float32),
+        np.empty(longest, np.uint64), np.empty(most, np.uint32), np.empty(most, np.float32),
         np.empty(slots, np.uint64), np.empty(slots, np.int32), np.empty(tokens.subword_count(LONGEST_WORD), np.uint64),
     )  # fmt: skip
 
@@ -241,23 +242,14 @@ def _add_up(room: _Room, codes: Codes, classes: NDArray[np.uint8], table: _Table
     counts[:used] = 0
     mask = np.uint64(used - 1)
     total[:] = 0
-    squared = np.float32(0)
-    known = 0
-    n = 0  # rows found; they are fetched together below, so that the processor waits for many at once and not for each in turn
+    # The rows are only looked up at first, and fetched together below, so that the processor waits for many at once and not for each in turn.
+    n = 0
     for i in range(n_words):
         rows[i] = find(slots, words[i])
         if rows[i] >= 0:
-            known += 1
             found[n] = rows[i]
             n += 1
-        else:
-            times = _count(seen, counts, words[i] | _UNSEEN, mask)
-            for j in range(tokens.cut(codes, begins[i], min(ends[i], begins[i] + LONGEST_WORD), cuts)):
-                place = find(slots, cuts[j])
-                if place >= 0:
-                    squared += times * values[place, columns]
-                    for k in range(columns):
-                        total[k] += values[place, k]
+    known = n
     for gap in range(1, min(reach, n_words - 1) + 1):
         # The likely ones are gathered first, without a branch: which they are nobody can guess, the processor neither.
         m = 0
@@ -271,6 +263,15 @@ def _add_up(room: _Room, codes: Codes, classes: NDArray[np.uint8], table: _Table
                 n += 1
     for i in range(n):
         more[i] = _count(seen, counts, np.uint64(found[i]), mask)
+    for i in range(n_words):
+        if rows[i] < 0:
+            times = _count(seen, counts, words[i] | _UNSEEN, mask)
+            for j in range(tokens.cut(codes, begins[i], min(ends[i], begins[i] + LONGEST_WORD), cuts)):
+                place = find(slots, cuts[j])
+                found[n] = place
+                more[n] = times
+                n += place >= 0
+    squared = np.float32(0)
     for i in range(n):
         place = found[i]
         squared += more[i] * values[place, columns]
@@ -323,15 +324,15 @@ def _calibrate(scores: NDArray[np.float32], firsts: NDArray[np.int32], sharpness
             total += probabilities[k]
         for k in range(first, last):
             probabilities[k] /= total
-        for rank in range(top.shape[1]):
-            best = -1
-            for k in range(first, last):
-                taken = False
-                for earlier in range(rank):
-                    taken = taken or top[head, earlier] == k - first
-                if not taken and (best < 0 or probabilities[k] > probabilities[best]):
-                    best = k
-            top[head, rank] = best - first if best >= 0 else -1
+        top[head] = -1
+        for k in range(first, last):
+            rank = top.shape[1]  # by insertion; of equal ones the first stays before
+            while rank > 0 and (top[head, rank - 1] < 0 or probabilities[first + top[head, rank - 1]] < probabilities[k]):
+                rank -= 1
+                if rank + 1 < top.shape[1]:
+                    top[head, rank + 1] = top[head, rank]
+            if rank < top.shape[1]:
+                top[head, rank] = k - first
 
 
 @nb.njit(cache=True, nogil=True)

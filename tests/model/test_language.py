@@ -1,8 +1,12 @@
 """Language tags, and the language of texts that a router cannot tell."""
 
+import json
 import time
+from collections import Counter
+from pathlib import Path
 
 import pytest
+from langdetect.detector_factory import PROFILES_DIRECTORY
 
 from model import language
 from model.taxonomy import load_taxonomy
@@ -72,3 +76,26 @@ def test_only_the_beginning_of_a_long_text_is_read() -> None:
     begun = time.perf_counter()
     assert language.detect(start + end) == language.detect(start)
     assert time.perf_counter() - begun < 2
+
+
+@pytest.mark.parametrize("profile", sorted(Path(PROFILES_DIRECTORY).iterdir()), ids=lambda path: str(path.name))
+def test_the_scripts_of_one_language_are_of_one_language_to_langdetect(profile: Path) -> None:
+    """Of the letters that langdetect has met in a language, nearly all are of its own script, and next to none of another one's alone."""
+    letters = Counter({gram: n for gram, n in json.loads(profile.read_text("utf-8"))["freq"].items() if len(gram) == 1 and gram.isalpha()})
+    for code, script in language._ALONE.items():
+        share = sum(n for letter, n in letters.items() if script.match(letter)) / letters.total()
+        assert share > 0.8 if code == profile.name else share < 0.01
+
+
+def test_a_text_in_a_script_of_its_own_needs_no_detecting() -> None:
+    alone = {code: text for code, text in TEXTS.items() if code in ("el", "th", "ko")}
+    for code, text in TEXTS.items():
+        for guess in alone:
+            assert language.alone_in_its_script(text, guess) == (guess == code)
+        assert not language.alone_in_its_script(text, "fr")
+    for code, text in alone.items():
+        assert language.detect(text)[0] == code
+        assert language.alone_in_its_script(f"{text} HTTP 500 nginx", code)
+        assert not language.alone_in_its_script(f"{text} {TEXTS['fi']} {TEXTS['nb']}", code)
+    assert not language.alone_in_its_script("", "ko")
+    assert not language.alone_in_its_script("500 - 12", "ko")

@@ -144,6 +144,14 @@ def test_an_unsure_head_asks_langdetect(monkeypatch: pytest.MonkeyPatch) -> None
     assert asked == ["terve"]
 
 
+def test_what_only_one_language_is_written_in_needs_no_langdetect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language, "detect", lambda text: ("fi", 0.5))
+    three = router_of({"yes": (0, 0, 5, 0, 0)}, languages=Target("language", ("en", "ko", "de"), 2, 1.0, (0.0, 0.1, 0.0), 0.9, None))
+    one = replace(SMALL, languages=None, only_language="ko")
+    for router in (three, one):
+        assert router.answer(["서버가 열리지 않습니다", "palvelin on alhaalla"]).languages == [("ko", 1.0), ("fi", 0.5)]
+
+
 def test_a_router_of_one_language_knows_it_by_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "detect", lambda text: ("und", 0.1))
     one = replace(SMALL, languages=None, only_language="en")

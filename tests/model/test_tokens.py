@@ -123,9 +123,15 @@ def test_case_does_not_count(one: str, other: str) -> None:
     assert tokens.words(one).hashes.tolist() == tokens.words(other).hashes.tolist()
 
 
-def test_lowering_keeps_every_position() -> None:
-    for c in range(0x110000):
-        assert len(tokens.lowered(chr(c))) == 1
+def test_every_character_is_read_as_its_lower_case_without_accents() -> None:
+    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    read = tokens.encode(["".join(characters)])[0].tolist()
+    for character, code in zip(characters, read, strict=True):
+        lower = character.lower()[0]
+        base = unicodedata.normalize("NFD", lower)[0] if ord(lower) < 0x2000 else lower
+        if base not in "łøđħıŧς":
+            assert chr(code) == (base if unicodedata.category(base)[0] == "L" else lower)
+    assert "".join(chr(code) for code in tokens.encode(["ŁØĐĦIİŦÅÉ łøđħiıŧåé Σσς"])[0]) == "lodhiitae lodhiitae σσσ"
 
 
 @settings(max_examples=100, deadline=None)

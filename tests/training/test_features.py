@@ -80,7 +80,7 @@ def by_hand(texts: list[str], recipe: Recipe = PLAIN, labels: Sequence[NDArray[n
     counts, made_of = [], {}
     for text in texts:
         found = tokens.words(text)
-        words = [tokens.lowered(text[begin:end]) for begin, end in zip(found.begins, found.ends, strict=True)]
+        words = [text[begin:end].lower() for begin, end in zip(found.begins, found.ends, strict=True)]
         pairs = [f"pair {left} {right}" for left, right in pairwise(words)]
         near = ["near " + " ".join(sorted((words[i - gap], words[i]))) for i in range(len(words)) for gap in range(2, recipe.reach + 1) if gap <= i]
         counts.append(Counter([*words, *pairs, *near]))
