@@ -287,8 +287,9 @@ def _weighted(terms: _Terms, which: NDArray[np.int64], numbers: NDArray[np.int32
                 indices[n], data[n] = numbers[feature], pair_times[place] * scale[feature]
                 squared += data[n] ** 2
                 n += 1
-        if squared > 0:
-            data[first:n] *= np.float32(1 / np.sqrt(squared))
+        norm = np.float32(1 / np.sqrt(squared)) if squared > 0 else np.float32(0)
+        for entry in range(first, n):
+            data[entry] *= norm
         indptr[i + 1] = n
 
 
