@@ -115,31 +115,31 @@ class Router:
         scores, words, known = found.scores
         probabilities = {target.name: found.probabilities[:, target.columns] for target in self.targets}
         top = {target.name: found.top[:, head] for head, target in enumerate(self.targets)}
-        familiar = (known >= self.least_known * words) & (words > 0)
+        familiar = ((known >= self.least_known * words) & (words > 0)).tolist()
         if self.languages is not None:
-            best = found.top[:, -1, 0]
-            sure = found.probabilities[np.arange(len(texts)), self.languages.first + best].astype(float)
-            guesses = [self.languages.labels[code] for code in best.tolist()]
+            first, p = self.languages.first, found.probabilities
+            guesses = [(self.languages.labels[code], float(p[i, first + code])) for i, code in enumerate(found.top[:, -1, 0].tolist())]
             # A head that never saw the words may be sure all the same.
-            believed = (sure >= SURE_OF_LANGUAGE) & familiar
+            unsure = [i for i, (_, sure) in enumerate(guesses) if sure < SURE_OF_LANGUAGE or not familiar[i]]
         else:
             # One language only: what speaks for it is that its words are known.
-            sure = known / np.maximum(words, 1)
-            guesses = [self.only_language or language.UNKNOWN] * len(texts)
-            believed = sure >= np.where(np.array([len(text) >= SHORT for text in texts], bool), SURE_OF_LANGUAGE, SURE_OF_LANGUAGE / 2)
-        spoken = list(zip(guesses, sure.round(4).tolist(), strict=True))
+            guesses = [(self.only_language or language.UNKNOWN, share) for share in (known / np.maximum(words, 1)).tolist()]
+            low = [i for i, (_, share) in enumerate(guesses) if share < SURE_OF_LANGUAGE]
+            unsure = [i for i in low if len(texts[i]) >= SHORT or guesses[i][1] < SURE_OF_LANGUAGE / 2]
+        spoken = [(code, round(sure, 4)) for code, sure in guesses]
         for i, code in enumerate(told or []):
             if code:
-                spoken[i], believed[i] = (code, 1.0), True
-        for i in np.flatnonzero(~believed).tolist():
-            spoken[i] = _language(texts[i], guesses[i])
+                spoken[i] = code, 1.0
+        for i in unsure:
+            if not (told and told[i]):
+                spoken[i] = _language(texts[i], guesses[i][0])
         pulled: list[list[list[list[float]]]] = [[] for _ in texts]
         if explain:
             pulled = [
                 [phrases[:n] for phrases, n in zip(by_target, counts, strict=True)]
                 for by_target, counts in zip(found.phrases.tolist(), found.found.tolist(), strict=True)
             ]
-        fast = Answers("fast", [self.targets] * len(texts), probabilities, top, pulled, spoken, familiar.tolist(), [False] * len(texts), scores)
+        fast = Answers("fast", [self.targets] * len(texts), probabilities, top, pulled, spoken, familiar, [False] * len(texts), scores)
         if self.deep is None:
             return fast
         if embeddings is None:
