@@ -42,6 +42,11 @@ _QUOTED_LINE = re.compile(r"^[ \t]*>.*$", re.MULTILINE)
 # More marks on one letter than any script writes; to bring them in order would take the square of their number.
 _PILED = re.compile(r"([^\w\s\x00-\x7f]{30})[^\w\s\x00-\x7f]+")
 _FORWARDED = ("-", "_", "Begin", "Anfang", "D\u00e9but", "Inicio")  # how the lines begin that announce a forwarded message
+# One word of every line that quotequail takes for the beginning of a quote or of a forwarded message: most texts have none, and are spared it.
+_QUOTING = (
+    ">", "____", "---", "wrote:", "schrieb", "écrit", "escribió:", "написал(а):", "skrev", "escreveu:", "schreef", "geschreven:",
+    "essage:", "E-Mail:", "réexpédié:", "reenviado:", "ericht:", "eddelande:", "achricht:", "riginal:", "transféré:", "сообщение:",
+)  # fmt: skip
 _MOST_LINES = 400  # quotequail tries some sixty patterns on each line; a longer body is a log
 _LONGEST_SIGNATURE = 1000
 
@@ -109,7 +114,7 @@ def _own_words(text: str) -> str:
         # Where the quote is marked line by line, the customer may have answered below or between; else all that follows is quote.
         quoted = kept[end:].lstrip("\n").startswith(">")
         kept = kept[:start] + (kept[end:] if quoted else "")
-    elif kept.count("\n") <= _MOST_LINES:
+    elif kept.count("\n") <= _MOST_LINES and any(mark in kept for mark in _QUOTING):
         (_, own), *below = quotequail.quote(kept, limit=_MOST_LINES, quote_intro_line=True)
         if below and not below[0][1].startswith(_FORWARDED):
             marked = below[0][1].partition("\n")[2].lstrip("\n")

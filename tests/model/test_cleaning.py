@@ -1,10 +1,13 @@
 """Cleaning: HTML to text, quoted replies and signatures set aside, characters repaired, hostile text in bounded time."""
 
+import re
 import time
 import unicodedata
 
 import pytest
+from quotequail._patterns import FORWARD_PATTERNS, REPLY_PATTERNS
 
+from model import cleaning
 from model.cleaning import LONGEST, clean
 
 OWN = "\u0416 own words"  # not ASCII, so that the repairs for such text run too
@@ -247,3 +250,9 @@ def test_hostile_text_takes_no_longer_than_it_should(piece: str) -> None:
     for _ in range(5):  # a plain ticket of this length takes a fraction of a millisecond
         clean(text, text).encode()
     assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize("line", [*REPLY_PATTERNS, *FORWARD_PATTERNS])
+def test_whatever_quotequail_takes_for_a_quote_s_beginning_is_looked_for(line: str) -> None:
+    """A text without any of the words is not shown to it, so each of its patterns must need one."""
+    assert any(mark in re.sub(r"\[(.).\]", r"\1", line).replace("\\", "") for mark in cleaning._QUOTING)
