@@ -86,7 +86,7 @@ def train(
         whole, table = len(table), thinned(table, most, seed)
         if len(table) < whole:
             click.echo(
-                f"learning from {len(table)} of {whole} tickets, drawn by chance; --most takes more, and some 40 KB of memory for each", err=True
+                f"learning from {len(table)} of {whole} tickets, drawn by chance; --most takes more, and some 20 KB of memory for each", err=True
             )
         # The test table is read first, so that a mistake in its name does not cost a training run.
         unseen = read_table(tests, text=table.text_columns, targets=wanted, database=database, for_training=False) if tests else None

@@ -6,6 +6,7 @@ ticket in a language that the router never saw.
 """
 
 import re
+import unicodedata
 from functools import cache, lru_cache
 
 import langcodes
@@ -71,7 +72,9 @@ def detect(text: str) -> tuple[str, float]:
 
 
 def alone_in_its_script(text: str, code: str) -> bool:
-    """Whether `text` is in the script of the language `code`, and langdetect could only give that one: two letters in three are of a script
-    that no other language of its has."""
-    own = _ALONE.get(code)
-    return own is not None and 3 * len(own.findall(text[:_READ])) > 2 * sum(map(str.isalpha, text[:_READ]))
+    """Whether `text` is in the script of the language `code`, and langdetect could give no other: two in three of its letters and vowel
+    signs are of a script that langdetect knows no other language of."""
+    if code not in _ALONE:
+        return False
+    letters = [c for c in text[:_READ] if unicodedata.category(c)[0] in "LM"]
+    return 3 * len(_ALONE[code].findall("".join(letters))) > 2 * len(letters)

@@ -137,9 +137,9 @@ def phrases(text: str, rows: Rows, columns: list[int], longest: int) -> list[lis
 
 class _Room(NamedTuple):
     """Where one text after another is taken apart. Each word: where it stands (`begins`, `ends`), its hash (`words`), its row (`rows`, -1
-    where it has none). `likely`: the hashes of pairs that may have a row. `found`: the rows of words, pairs and the subwords of words without
-    a row, one for each time they come up, and `more`, how many times their squared length each adds. `seen` and `counts`: how often each word or row has come up
-    in the text, by open addressing; `cuts`: the subwords of one word."""
+    where it has none). `likely`: the hashes of pairs that may have a row. `found`: the rows of words, pairs and the subwords of words
+    without a row, one for each time they come up, and `more`, how many times their squared length each adds. `seen` and `counts`: how
+    often each word or row has come up in the text, by open addressing; `cuts`: the subwords of one word."""
 
     begins: NDArray[np.int32]
     ends: NDArray[np.int32]
@@ -166,7 +166,7 @@ def _slots(words: int, table: _Table) -> int:
 def _room(longest: int, table: _Table) -> _Room:
     """Room for texts of up to `longest` characters."""
     slots = _slots(longest, table)
-    most = longest * (table.reach + 5)  # a word, its pairs, and four subwords a character where each is in two words
+    most = longest * (table.reach + 3)  # at a character at most a word, or its three subwords where it has no row, and its pairs
     return _Room(
         np.empty(longest, np.int32), np.empty(longest, np.int32), np.empty(longest, np.uint64), np.empty(longest, np.int32),
         np.empty(longest, np.uint64), np.empty(most, np.uint32), np.empty(most, np.float32),

@@ -35,7 +35,15 @@ _UNSPACED = (
     (0xF900, 0xFAFF),
 )
 _FOLDED = 0x2000  # Latin, Greek, Cyrillic and their extensions
-_STRUCK = {"\u03c2": "\u03c3", "ł": "l", "ø": "o", "đ": "d", "ħ": "h", "ı": "i", "ŧ": "t"}  # letters that Unicode does not take apart
+_STRUCK = {
+    "ς": "σ",
+    "ł": "l",
+    "ø": "o",
+    "đ": "d",
+    "ħ": "h",
+    "ı": "i",
+    "ŧ": "t",
+}  # letters that Unicode does not take apart, and the sigma at a word's end
 _CLASSIFIED = 0x20000  # code points above are Han (planes 2 and 3) or separators
 
 _SEED_WORD = np.uint64(0xCBF29CE484222325)

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 import numba as nb
 import numpy as np
 import scipy.sparse as sp
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import Parallel, cpu_count, delayed
 from numpy.typing import NDArray
 
 from model import tokens
@@ -171,10 +171,10 @@ def _near_pairs(starts: NDArray[np.int64], hashes: tokens.Hashes, reach: int) ->
         found.append(pairs[times >= LEAST_NEAR])
     kept = np.sort(np.concatenate(found))
     table = Rows.build(kept, np.empty((len(kept), 0), np.float32), 0, reach)
-    edges = np.linspace(0, len(starts) - 1, 1 + effective_n_jobs(-1)).astype(int)
-    texts = [starts[first : last + 1] for first, last in pairwise(edges)]
-    parts = Parallel(n_jobs=-1, backend="threading")(delayed(_near_matrix)(own, hashes, reach, table.slots) for own in texts)
-    return kept, sp.vstack([sp.csr_matrix(part, shape=(len(own) - 1, len(kept))) for own, part in zip(texts, parts, strict=True)], format="csr")
+    edges = np.linspace(0, len(starts) - 1, 1 + cpu_count()).astype(int)
+    shares = [starts[first : last + 1] for first, last in pairwise(edges)]
+    counted = Parallel(n_jobs=-1, backend="threading")(delayed(_near_matrix)(own, hashes, reach, table.slots) for own in shares)
+    return kept, sp.vstack([sp.csr_matrix(part, shape=(len(own) - 1, len(kept))) for own, part in zip(shares, counted, strict=True)], format="csr")
 
 
 class _Terms(NamedTuple):
@@ -373,7 +373,9 @@ class Features:
         _frequencies(counts.terms, which, frequency)
         least = np.full(len(frequency), LEAST_DOCUMENTS)
         least[first_near:] = LEAST_NEAR if self.recipe.reach > 1 else len(which) + 1
-        kept = self._number(np.flatnonzero(frequency >= least), frequency)
+        common = np.argsort(-frequency, kind="stable")
+        kept = common[frequency[common] >= least[common]]
+        self._keep(kept, len(frequency))
         weights = np.concatenate([counts.weights, np.ones(counts.neighbours), np.full(n_near, NEAR_WEIGHT)])
         scale = (np.log((1 + len(which)) / (1 + frequency[kept])) + 1) * weights[kept]
         if self.recipe.power and len(labels):
@@ -388,7 +390,7 @@ class Features:
                 telling |= _gain(mixes[near], shares, DOUBTED) >= TELLING
             scale[near[~telling]] = 0
             kept, scale = kept[scale != 0], scale[scale != 0]
-        self.kept_ = self._number(kept, frequency)
+            self._keep(kept, len(frequency))
         self.scale_ = scale.astype(np.float32)
         return self.transform(which)
 
@@ -417,13 +419,13 @@ class Features:
         cuts = counts.cuts[:, self.kept_[is_cut]]
         documents = np.bincount(counts.words.indices, minlength=len(counts.word_hashes))
         words = np.argsort(-documents, kind="stable")[: np.count_nonzero(documents >= LEAST_DOCUMENTS)]
-        hashes = np.concatenate([counts.word_hashes[words], self.hashes[is_cut], self.hashes[~is_cut]])
+        own = self.hashes
+        hashes = np.concatenate([counts.word_hashes[words], own[is_cut], own[~is_cut]])
         table = np.concatenate([cuts[words] @ values[is_cut], values[is_cut], values[~is_cut]])
         return Rows.build(hashes, table, len(words) + int(is_cut.sum()), self.recipe.reach)
 
-    def _number(self, features: NDArray[np.int64], frequency: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`features`, the frequent ones first, and in `numbers_` where each of them stands."""
-        ordered = features[np.argsort(-frequency[features], kind="stable")]
-        self.numbers_ = np.full(len(frequency), -1, np.int32)
-        self.numbers_[ordered] = np.arange(len(ordered))
-        return ordered
+    def _keep(self, features: NDArray[np.int64], of: int) -> None:
+        """Take these of so many features for the columns, in this order: `kept_`, and in `numbers_` where each stands, -1 for the others."""
+        self.kept_ = features
+        self.numbers_ = np.full(of, -1, np.int32)
+        self.numbers_[features] = np.arange(len(features))

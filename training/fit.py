@@ -29,13 +29,13 @@ from training.features import LEAST_DOCUMENTS, Features, Recipe, TermCounts
 from training.split import Fold, folds
 from training.table import TicketTable
 
-# What the search over settings tries; the best mean macro-F1 on `SEARCHED` folds wins. Much noisy text wants words that are near each
+# What the search over settings tries, by mean macro-F1 on `SEARCHED` folds. Much noisy text wants words that are near each
 # other and features that tell the labels apart; few tickets, or short ones, do without. See benchmarks/README.md.
 RECIPES = (Recipe(reach=1, power=0.2, doubt=20), Recipe(reach=12, power=0.2, doubt=20), Recipe(reach=12, power=0.3, doubt=80))
 COSTS = (0.25, 0.5, 1.0, 2.0)  # of a margin missed
 USUAL = 0.5  # the cost with which recipes are compared
 SEARCHED = 2  # folds, which the search over settings is held to
-ALIKE = 0.001  # of macro-F1, which the folds cannot tell: the simpler recipe is taken, and the lower cost
+ALIKE = 0.001  # of macro-F1; of what differs by no more the folds cannot tell the better, so the simpler recipe is taken, and the lower cost
 COMPARED = 15_000  # tickets of a fold are enough to learn from where recipes are compared
 BALANCE = 0.3  # how much more the rare labels count; chosen by cross-validation, see benchmarks/README.md
 PROMISE = 0.95  # precision of the answers that are acted on without a person, unless another one is asked for
@@ -195,15 +195,16 @@ def _labels(heads: list[_Head], which: NDArray[np.int64]) -> list[NDArray[np.int
 def _search(
     counts: TermCounts, heads: list[_Head], split: list[Fold], settings: Settings, progress: Progress
 ) -> tuple[Recipe, float, list[dict[str, Any]], NDArray[np.float32]]:
-    """The recipe and the cost with the best macro-F1 on the first folds, the figures of all that were tried, and every held-out ticket's scores
-    (tickets, columns) by the best, NaN where the search did not tell them.
+    """The first recipe and the first cost that are as good as the best on the first folds, to `ALIKE`; the figures of all that were tried, and
+    the scores of those folds' held-out tickets (tickets, columns) by the chosen ones, NaN for other tickets, and where not all were used.
 
     A table too large for the budget is searched on as many tickets as it allows. That depends on the table's size, not on the
     clock, so that the same input gives the same router.
     """
     entries = (counts.words.nnz * counts.cuts.nnz / max(1, counts.cuts.shape[0]) + counts.pairs.nnz) * SEARCHED
-    affordable = settings.budget * _ENTRIES_A_SECOND / max(1.0, entries * (len(RECIPES) + len(COSTS)))
     tickets = counts.words.shape[0]
+    whole = len(RECIPES) * min(1.0, COMPARED / max(1, len(split[0].train))) + len(COSTS)  # fits of a fold, in fits from all of its tickets
+    affordable = settings.budget * _ENTRIES_A_SECOND / max(1.0, entries * whole)
     most = max(LEAST_SEARCHED, int(tickets * affordable))
     kept = np.zeros(tickets, bool)
     random = np.random.default_rng(settings.seed)
@@ -211,22 +212,23 @@ def _search(
     searched = [Fold(fold.train[kept[fold.train]], fold.held_out[kept[fold.held_out]]) for fold in split[:SEARCHED]]
     compared = [Fold(np.sort(random.permutation(fold.train)[:COMPARED]), fold.held_out) for fold in searched]
     which = np.concatenate([fold.held_out for fold in searched])
+    judges = [head for head in heads if not head.is_language and (head.codes[which] >= 0).any()]
     unknown = np.full((tickets, heads[-1].columns.stop), np.nan, np.float32)
     tried: list[dict[str, Any]] = []
 
-    def judge_settings(recipe: Recipe, cost: float, scored: list[_Scores]) -> tuple[float, NDArray[np.float32]]:
+    def judge_settings(recipe: Recipe, cost: float, learned: list[Fold], scored: list[_Scores]) -> tuple[float, NDArray[np.float32]]:
         scores = _together(searched, [own[cost] for own in scored], unknown)
-        figure = float(np.mean([_macro_f1(head, scores, which) for head in heads if not head.is_language]))
-        tried.append(asdict(recipe) | {"cost": cost, "macro_f1": round(figure, 4)})
+        figure = float(np.mean([_macro_f1(head, scores, which) for head in judges])) if judges else 0.0
+        tried.append(asdict(recipe) | {"cost": cost, "tickets": len(learned[0].train), "macro_f1": round(figure, 4)})
         return figure, scores
 
     # All recipes on all folds are one run of the parallel work: a cluster has a use for more workers than there are folds.
     work = [delayed(_score)(counts, heads, fold, recipe, (USUAL,), settings.seed) for recipe in RECIPES for fold in compared]
     scored = _in_parallel(work, "trying recipes", progress)
-    by_recipe = [judge_settings(recipe, USUAL, scored[i * SEARCHED : (i + 1) * SEARCHED])[0] for i, recipe in enumerate(RECIPES)]
+    by_recipe = [judge_settings(recipe, USUAL, compared, scored[i * SEARCHED : (i + 1) * SEARCHED])[0] for i, recipe in enumerate(RECIPES)]
     recipe = next(recipe for recipe, figure in zip(RECIPES, by_recipe, strict=True) if figure >= max(by_recipe) - ALIKE)
     scored = _in_parallel([delayed(_score)(counts, heads, fold, recipe, COSTS, settings.seed) for fold in searched], "trying costs", progress)
-    by_cost = {cost: judge_settings(recipe, cost, scored) for cost in COSTS}
+    by_cost = {cost: judge_settings(recipe, cost, searched, scored) for cost in COSTS}
     cost = next(cost for cost in COSTS if by_cost[cost][0] >= max(figure for figure, _ in by_cost.values()) - ALIKE)
     return recipe, cost, tried, by_cost[cost][1] if kept.all() else unknown
 

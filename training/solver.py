@@ -98,9 +98,11 @@ def path(
     cost does (Chu, Ho, Tsai, Lin and Lin, "Warm start for parameter selection of linear classifiers", KDD 2015)."""
     weights = np.zeros((matrix.shape[1] + 1, sign.shape[1]), np.float32)
     dual = np.zeros(sign.shape, np.float32)
-    for before, now in zip([times[0], *times], times, strict=False):
+    before = times[0]
+    for now in times:
         weights *= (now / before) ** GROWTH
         dual *= (now / before) ** GROWTH
+        before = now
         _descend(matrix.indptr, matrix.indices, matrix.data, sign, cost * np.float32(now), EPOCHS, TOLERANCE, seed, weights, dual)
         yield weights[:-1].copy(), weights[-1].copy()
 

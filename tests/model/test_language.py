@@ -99,3 +99,6 @@ def test_a_text_in_a_script_of_its_own_needs_no_detecting() -> None:
         assert not language.alone_in_its_script(f"{text} {TEXTS['fi']} {TEXTS['nb']}", code)
     assert not language.alone_in_its_script("", "ko")
     assert not language.alone_in_its_script("500 - 12", "ko")
+    assert not language.alone_in_its_script("฿ 500", "th")  # a sign of money, and no letter
+    assert not language.alone_in_its_script("০১২৩", "bn")
+    assert language.alone_in_its_script("எங்கள் இணையதளம் காலை முதல் திறக்கவில்லை VPS", "ta")

@@ -1,10 +1,14 @@
 """Scoring, held against the same sums made with scikit-learn and scipy, and against itself: batch, parts, table."""
 
+import os
+import subprocess
+import sys
 import time
 import unicodedata
 from collections.abc import Callable
 from functools import cache
 from itertools import groupby, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -410,3 +414,30 @@ def test_a_table_of_too_many_rows_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     Rows.build(np.arange(3, dtype=np.uint64), np.zeros((3, 2), np.float32), 3, 1)
     with pytest.raises(ValueError, match="4 rows; a table holds 3"):
         Rows.build(np.arange(4, dtype=np.uint64), np.zeros((4, 2), np.float32), 4, 1)
+
+
+_WORST = """
+import numpy as np
+from model import scoring, tokens
+
+for text in ["".join(chr(0x4E00 + 37 * i) for i in range(400)), "a? " * 100, "a b c d " * 60, "x" * 300, "?!" * 200]:
+    words, codes = tokens.words(text), tokens.encode([text])[0]
+    cuts = set()
+    for begin, end in zip(words.begins.tolist(), words.ends.tolist()):
+        end = min(end, begin + scoring.LONGEST_WORD)
+        out = np.empty(tokens.subword_count(end - begin), np.uint64)
+        cuts |= set(out[: tokens.cut(codes, begin, end, out)].tolist())
+    pairs = {int(tokens.pair_hash(words.hashes[i - gap], words.hashes[i], gap)) for gap in range(1, 13) for i in range(gap, len(words.hashes))}
+    hashes = np.array([*cuts, *(pairs - cuts)], np.uint64)
+    rows = scoring.Rows.build(hashes, np.ones((len(hashes), 2), np.float32), len(cuts), 12)
+    found = scoring.score([text, text[:3], ""], rows, np.zeros(1, np.float32))
+    assert found.known.tolist() == [0, 0, 0] and np.isfinite(found.values).all() and found.values[0, 0] > 0
+    assert len(scoring.phrases(text, rows, [0], 4)[0]) > 0
+"""
+
+
+def test_there_is_room_for_a_text_of_which_every_subword_and_every_pair_has_a_row(tmp_path: Path) -> None:
+    """In a process that looks at the bounds of its arrays: what writes past one would not be noticed else, or only later."""
+    checked = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", _WORST], cwd=ROOT, env=checked, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr

@@ -115,7 +115,7 @@ def test_the_card_shows_what_was_chosen_and_what_was_tried(learned: Trained) -> 
         assert f"reach 12, power 0.2, doubt 20, cost {cost}, macro-f1 {figure}" in shown
     really = card.card(learned, None)
     for setting in learned.chosen["tried"]:
-        assert f"reach {setting['reach']}, power {setting['power']:g}, doubt {setting['doubt']:g}, cost {setting['cost']:g}, macro-f1 " in really
+        assert f"reach {setting['reach']}, power {setting['power']:g}, doubt {setting['doubt']:g}, cost {setting['cost']:g}, tickets " in really
         assert f"macro-f1 {setting['macro_f1']:g}" in really
 
 

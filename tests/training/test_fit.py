@@ -14,7 +14,7 @@ from training.errors import TrainingError
 from training.evaluate import evaluate
 from training.features import Recipe, TermCounts
 from training.fit import COSTS, LEAST_IN_LANGUAGE, PROMISE, RECIPES, SEARCHED, USUAL, Settings, Trained, fit
-from training.split import Fold
+from training.split import Fold, folds
 from training.table import TicketTable
 
 
@@ -290,6 +290,37 @@ def test_recipes_are_compared_on_enough_tickets_and_costs_on_all(
     fit(small, Settings(), taxonomy)
     assert [learned for _, costs, learned, _ in scored if costs == (USUAL,)][: len(RECIPES) * SEARCHED] == [100] * len(RECIPES) * SEARCHED
     assert all(learned > 0.7 * len(small) for _, costs, learned, _ in scored if costs == COSTS)
+
+
+@pytest.mark.parametrize("budget", [60.0, 1e-9])
+def test_what_the_search_says_of_held_out_tickets_is_by_the_chosen_settings(
+    budget: float, small: TicketTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_module, "LEAST_SEARCHED", 300)
+    heads = fit_module._heads(small, small.languages)
+    counts = TermCounts.of(small.texts, 12)
+    split = folds(small.labels["department"], np.arange(len(small)), 0)
+    recipe, cost, _, judged = fit_module._search(counts, heads, split, Settings(budget=budget), lambda *_: None)
+    assert judged.shape == (len(small), heads[-1].columns.stop)
+    for number, fold in enumerate(split):
+        own = judged[fold.held_out]
+        if budget < 1 or number >= SEARCHED:
+            assert np.isnan(own).all()
+            continue
+        apart = {other: np.abs(own - fit_module._score(counts, heads, fold, recipe, (other,), 0)[other]).max() for other in COSTS}
+        assert min(apart, key=lambda other: apart[other]) == cost
+        assert apart[cost] < 0.05
+
+
+def test_a_target_without_labels_in_the_searched_folds_has_no_say(small: TicketTable) -> None:
+    counts, codes = TermCounts.of(small.texts, 12), np.full(len(small), -1)
+    split = folds(small.labels["department"], np.arange(len(small)), 0)
+    codes[split[3].held_out[:4]] = [0, 0, 1, 1]
+    (head,) = (head for head in fit_module._heads(small, [""] * len(small)) if head.name == "kind")
+    rare = replace(head, name="rare", labels=("a", "b"), codes=codes, first=head.columns.stop)
+    chosen = [fit_module._search(counts, heads, split, Settings(), lambda *_: None) for heads in ([head], [head, rare])]
+    assert chosen[0][:2] == chosen[1][:2]
+    assert {setting["macro_f1"] for setting in fit_module._search(counts, [replace(rare, first=0)], split, Settings(), lambda *_: None)[2]} == {0.0}
 
 
 @pytest.fixture

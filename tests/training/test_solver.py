@@ -52,6 +52,40 @@ def test_the_solution_is_liblinears(tickets_matrix: tuple[sp.csr_matrix, NDArray
     assert clear > 0.9 * sign.size
 
 
+def test_many_labels_are_solved_as_well_as_few() -> None:
+    """Most of 77 labels have nothing to say of a ticket, and must not make it seem solved."""
+    labels = np.arange(600) % 77
+    noise = sp.random(600, 400, 0.03, format="csr", random_state=0, dtype=np.float32)
+    names = sp.csr_matrix((np.full(600, 0.5, np.float32), (np.arange(600), labels)), shape=(600, 400))
+    matrix = sp.csr_matrix(noise + names, dtype=np.float32)
+    sign = np.where(labels[:, None] == np.arange(77), 1, -1).astype(np.int8)
+    costs = np.ones(sign.shape, np.float32)
+    weights, bias = solver.solve(matrix, sign, costs, seed=0)
+    found, best = 0.0, 0.0
+    for k in range(77):
+        other = reference(matrix, sign[:, k], costs[:, k])
+        best += objective(matrix, sign[:, k], costs[:, k], other.coef_[0], other.intercept_[0])
+        found += objective(matrix, sign[:, k], costs[:, k], weights[:, k], float(bias[k]))
+    assert best <= found * 1.0001
+    assert found <= best * 1.01
+
+
+def test_a_path_of_costs_takes_fewer_epochs_than_each_cost_alone(
+    tickets_matrix: tuple[sp.csr_matrix, NDArray[np.int8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix, sign = tickets_matrix
+    epochs: list[int] = []
+    descend = solver._descend
+    monkeypatch.setattr(solver, "_descend", lambda *known: epochs.append(descend(*known)))
+    times, costs = (0.25, 0.5, 1.0, 2.0), np.ones(sign.shape, np.float32)
+    list(solver.path(matrix, sign, costs, times, seed=0))
+    on_the_path = sum(epochs)
+    epochs.clear()
+    for time in times:
+        solver.solve(matrix, sign, time * costs, seed=0)
+    assert on_the_path < 0.8 * sum(epochs)
+
+
 def test_on_a_path_of_costs_each_solution_is_the_one_found_alone(tickets_matrix: tuple[sp.csr_matrix, NDArray[np.int8]]) -> None:
     matrix, sign = tickets_matrix
     costs = np.full(sign.shape, 2, np.float32)
