@@ -272,14 +272,8 @@ def _solve(
     matrix: Any, heads: list[_Head], which: NDArray[np.int64], costs: tuple[float, ...], seed: int
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """The classifiers of all heads at once, from the tickets numbered `which`, for each cost."""
-    signs, weights = [], []
-    for head in heads:
-        codes = head.codes[which]
-        sign = np.where(codes[:, None] == np.arange(len(head.labels)), 1, -1)
-        signs.append(np.where(codes[:, None] >= 0, sign, 0).astype(np.int8))
-        weight = solver.label_costs(codes, len(head.labels), 1.0, BALANCE)
-        weights.append(np.repeat(weight[:, None], len(head.labels), axis=1))
-    return solver.path(matrix, np.concatenate(signs, axis=1), np.concatenate(weights, axis=1), costs, seed)
+    codes, labels = [head.codes[which] for head in heads], [len(head.labels) for head in heads]
+    return solver.path(matrix, *solver.one_against_rest(codes, labels, 1.0, BALANCE), costs, seed)
 
 
 def _macro_f1(head: _Head, scores: NDArray[np.float32], which: NDArray[np.int64]) -> float:

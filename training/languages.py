@@ -45,8 +45,7 @@ def fill(texts: list[str], known: list[str], counts: TermCounts, seed: int) -> l
     codes = np.array([names.index(teachers[i]) for i in which])
     features = Features(counts)
     matrix = features.fit_transform(which)
-    sign = np.where(codes[:, None] == np.arange(len(names)), 1, -1).astype(np.int8)
-    weights, bias = solver.solve(matrix, sign, np.ones(sign.shape, np.float32), seed)
+    weights, bias = solver.solve(matrix, *solver.one_against_rest([codes], [len(names)], cost=1.0, balance=0.0), seed)
     guesses = (features.transform(np.array(missing)) @ weights + bias).argmax(axis=1)
     filled = list(known)
     for i, guess in zip(missing, guesses, strict=True):

@@ -131,12 +131,8 @@ def learn(
     features = Features(counts, RECIPE)
     own = [target[which] for target in codes]
     matrix = features.fit_transform(which, own)
-    signs, costs = [], []
-    for target, all_codes in zip(own, codes, strict=True):
-        n = int(all_codes.max()) + 1
-        signs.append(np.where(target[:, None] >= 0, np.where(target[:, None] == np.arange(n), 1, -1), 0).astype(np.int8))
-        costs.append(np.repeat(solver.label_costs(target, n, COST, BALANCE)[:, None], n, axis=1))
-    weights, bias = solver.solve(matrix, np.concatenate(signs, axis=1), np.concatenate(costs, axis=1), seed)
+    labels = [int(target.max()) + 1 for target in codes]
+    weights, bias = solver.solve(matrix, *solver.one_against_rest(own, labels, COST, BALANCE), seed)
     return features, weights, bias
 
 

@@ -107,6 +107,19 @@ def path(
         yield weights[:-1].copy(), weights[-1].copy()
 
 
+def one_against_rest(
+    codes: Sequence[NDArray[np.int64]], labels: Sequence[int], cost: float, balance: float
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """The `sign` and `cost` that `solve` wants, the columns of all targets side by side. For each target: the `codes` of the tickets' labels,
+    (tickets,), -1 where there is none, and how many `labels` it has; `cost` and `balance` as in `label_costs`."""
+    signs, costs = [], []
+    for own, n in zip(codes, labels, strict=True):
+        sign = np.where(own[:, None] == np.arange(n), 1, -1)
+        signs.append(np.where(own[:, None] >= 0, sign, 0).astype(np.int8))
+        costs.append(np.repeat(label_costs(own, n, cost, balance)[:, None], n, axis=1))
+    return np.concatenate(signs, axis=1), np.concatenate(costs, axis=1)
+
+
 def label_costs(codes: NDArray[np.int64], labels: int, cost: float, balance: float) -> NDArray[np.float32]:
     """The cost of each ticket's errors, float32 (tickets,): rarer labels count more, by the power `balance` (0: all alike;
     1: every label alike however rare). `codes` below 0 (no label) get `cost` itself, which is never used."""

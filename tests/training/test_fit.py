@@ -357,6 +357,8 @@ def test_a_short_budget_searches_fewer_tickets_and_judges_all(
         trained = fit(small, Settings(budget=budget), taxonomy)
         found[budget] = tickets_searched(scored)
         assert len(trained.chosen["tried"]) == len(RECIPES) + len(COSTS)
+        judged = sum(n for *_, n in scored[len(RECIPES) * SEARCHED + SEARCHED :])  # by the chosen settings, after the search
+        assert judged == len(small) - (found[budget] if budget == 60.0 else 0)  # its whole folds are not scored again
         assert trained.metrics["targets"]["kind"]["n"] == len(small)
         assert trained.metrics["targets"]["kind"]["accuracy"]["share"] > 0.7
         assert trained.router.answer(small.texts[:3]).scores.shape == (3, len(trained.router.bias))
